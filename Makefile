@@ -1,0 +1,29 @@
+# `make demo` and `make test` set everything up in .venv first; nothing outside this folder is written.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check format figures clean
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed; make PYTHON=python3.11 …')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python train.py fit --config configs/miniature.yaml
+
+test: .venv/installed
+	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+
+check: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,112 @@
+"""What every part of DiffuBias is worth on the miniature: mean and sd over fresh seeds, as CSV and Markdown.
+
+    python benchmarks/miniature_effect.py --seeds 101 102 103 --ratios 0.05 0.02
+
+One row a (conflict ratio, seed, method). Runs that are finished are not run again, so the command goes on where it was stopped.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+DIFFUBIAS = "configs/miniature.yaml"
+VANILLA = "configs/miniature_vanilla.yaml"
+CONTROL = "configs/miniature_control.yaml"
+PLUS = "configs/miniature_plus_mined.yaml"
+COLUMNS = ("accuracy", "aligned", "conflict", "worst_group", "precision", "faithful")
+
+
+def fit(config: str, run_dir: Path, seed: int, *overrides: str) -> dict[str, dict[str, float]]:
+    """Run one chain in a process of its own and read its test results."""
+    command = [sys.executable, "train.py", "fit", "--config", config, "--run_dir", str(run_dir)]
+    command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.enable_progress_bar", "false"]
+    subprocess.run([*command, *overrides], cwd=ROOT, check=True)
+    results: dict[str, dict[str, float]] = json.loads((run_dir / "results.json").read_text())["test"]
+    return results
+
+
+def mining_precision(synthetic: Path) -> float:
+    """Share of the mined images that are in conflict."""
+    items = json.loads((synthetic / "selection.json").read_text())["items"]
+    return mean(item["bias"] != item["label"] for item in items)
+
+
+def faithfulness(synthetic: Path) -> float:
+    """Share of the synthetic images whose shape is their label, by the judge classifier."""
+    from assets.judge import load_judge, read_images
+
+    judge = load_judge(ROOT / "assets/miniature/judge")
+    records = [json.loads(line) for line in (synthetic / "metadata.jsonl").open()]
+    images = read_images([synthetic / record["file_name"] for record in records])
+    labels = torch.tensor([record["label"] for record in records])
+    with torch.inference_mode():
+        shapes = torch.cat([judge(chunk)[0].argmax(1) for chunk in images.split(256)])
+    return float((shapes == labels).float().mean())
+
+
+def measure(runs: Path, ratio: float, seed: int) -> dict[str, dict[str, float]]:
+    """Run all methods at one conflict ratio with one seed; the method's name to its row."""
+    folder = runs / f"{ratio:g}" / str(seed)
+    conflict = f"--data.conflict_ratio={ratio}"
+    chain = fit(DIFFUBIAS, folder / "diffubias", seed, conflict)
+    synthetic = folder / "diffubias" / "synthetic"
+    quality = {"precision": mining_precision(synthetic), "faithful": faithfulness(synthetic)}
+    reuse = f"--synthesize.reuse={synthetic}"
+    return {
+        "biased model": chain["biased"],
+        "ERM": fit(VANILLA, folder / "erm", seed, conflict)["model"],
+        "mined repeated (control)": fit(CONTROL, folder / "control", seed, conflict, reuse)["debiased"],
+        "DiffuBias": chain["debiased"] | quality,
+        "DiffuBias + mined repeated (ours)": fit(PLUS, folder / "plus", seed, conflict, reuse)["debiased"],
+        "oracle (balanced data)": fit(VANILLA, folder / "oracle", seed, "--data.conflict_ratio=0.875")["model"],
+    }
+
+
+def summary(rows: list[dict[str, str | float]]) -> str:
+    """Lay the rows out as a Markdown table, mean ± sd in per cent over seeds."""
+    cells: dict[tuple[float, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for column in COLUMNS:
+            if row.get(column) not in (None, ""):
+                cells[float(row["ratio"]), str(row["method"])][column].append(100 * float(row[column]))
+    lines = ["| conflict | method | " + " | ".join(COLUMNS) + " | seeds |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for (ratio, method), values in cells.items():
+        texts = []
+        for column in COLUMNS:
+            v = values[column]
+            texts.append("" if not v else f"{mean(v):.1f}" if len(v) < 2 else f"{mean(v):.1f} ± {stdev(v):.1f}")
+        lines.append(f"| {ratio:.0%} | {method} | " + " | ".join(texts) + f" | {len(values['accuracy'])} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run everything and write the CSV after every seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103])
+    parser.add_argument("--ratios", type=float, nargs="+", default=[0.05, 0.02])
+    parser.add_argument("--runs", type=Path, default=Path("runs/effect"), help="Folder of the runs.")
+    parser.add_argument("--csv", type=Path, default=ROOT / "docs/results/miniature_effect.csv")
+    arguments = parser.parse_args()
+    rows: list[dict[str, str | float]] = []
+    for seed in arguments.seeds:
+        for ratio in arguments.ratios:
+            for method, values in measure(arguments.runs.resolve(), ratio, seed).items():
+                known = {column: values[column] for column in COLUMNS if column in values}
+                rows.append({"ratio": ratio, "seed": seed, "method": method, **known})
+            with arguments.csv.open("w", newline="") as file:
+                writer = csv.DictWriter(file, ["ratio", "seed", "method", *COLUMNS])
+                writer.writeheader()
+                writer.writerows(rows)
+            print(summary(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()

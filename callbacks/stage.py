@@ -1,0 +1,40 @@
+"""What a stage of a chain needs around its fit: reproducible epochs, starting weights, a marker when trained."""
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+
+class StageCallback(Callback):
+    """Make one stage of a chain go on where it was stopped, with the same result as if it had not been.
+
+    Args:
+        directory: The stage's folder; the marker ``fit_done`` is written there when training is over.
+        seed: Seed of the stage; epoch e of rank r draws from a stream that depends on (seed, e, r) alone.
+        init: Checkpoint whose weights a fresh fit starts from; None keeps the module's own initialisation.
+    """
+
+    def __init__(self, directory: Path, seed: int, init: Path | None = None) -> None:
+        self.marker = directory / "fit_done"
+        self.seed = seed
+        self.init = init
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Skip training that is already over; load starting weights into a fit that begins."""
+        if self.marker.exists():  # early stopping is over too, which the checkpoint alone does not tell
+            trainer.should_stop = True
+        elif self.init is not None and trainer.current_epoch == 0 and trainer.ckpt_path is None:
+            state = torch.load(self.init, map_location="cpu", weights_only=True)["state_dict"]
+            pl_module.load_state_dict(state)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Re-seed, so that an epoch after a resume is the epoch it would have been."""
+        stream = (self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
+        seed_everything(stream % 2**32, verbose=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the marker, unless the fit was a rehearsal or was broken off."""
+        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+            self.marker.parent.mkdir(parents=True, exist_ok=True)
+            self.marker.touch()

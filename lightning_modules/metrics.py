@@ -1,0 +1,156 @@
+"""Accuracy over everything, over classes and over groups of (label, bias)."""
+
+import logging
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torchmetrics import Metric
+
+_log = logging.getLogger("diffubias")
+
+
+class GroupTable(NamedTuple):
+    """Counts of every group, as int64 tensors [G] on the CPU; an empty group stands there with count 0.
+
+    Groups are ordered by label, then by bias. Where no bias is known a group is a class and its bias is -1.
+    """
+
+    label: Tensor
+    bias: Tensor
+    count: Tensor
+    correct: Tensor
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Accuracy of every group [G], float32 in [0, 1]; not a number where the group is empty."""
+        return self.correct / self.count
+
+
+class GroupMetrics(Metric):
+    """Accuracy, and how evenly it is spread over the classes and over the groups (label, bias).
+
+    A sample is aligned with the bias if bias == label, in conflict with it otherwise; bias -1 means unknown. The
+    metric keeps a record of each sample and counts a sample that comes twice only once, as it does where a
+    DistributedSampler pads uneven shards by repeating. Records stay on the device until :meth:`compute`.
+
+    Values, all float32 scalars in [0, 1]: ``accuracy``, ``worst_class``, and where biases are known ``aligned``,
+    ``conflict``, ``worst_group`` (minimum) and ``balanced`` (mean), the latter two over the groups that have samples.
+    A value without any sample is left out.
+
+    Args:
+        num_classes: number of classes C.
+        num_biases: number of bias attributes B; None takes as many as the samples show.
+        name: what the log calls this set of samples.
+        **kwargs: for ``torchmetrics.Metric``.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    records: list[Tensor]
+
+    def __init__(self, num_classes: int, num_biases: int | None = None, name: str = "", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.num_biases = num_biases
+        self.name = name
+        self._table: GroupTable | None = None
+        self._empty_logged = False
+        self.add_state("records", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, label: Tensor, bias: Tensor, index: Tensor) -> None:
+        """Take one batch.
+
+        Args:
+            logits: scores [B, C].
+            label: class numbers [B], int64.
+            bias: bias attributes [B], int64, -1 where unknown.
+            index: number of each sample in its set [B], int64; samples with a negative one are never taken for doubles.
+        """
+        correct = (logits.argmax(dim=1) == label).long()
+        self.records.append(torch.stack((index, label, bias, correct), dim=1))
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather the records of all processes; a process without any sample gives none, but takes part."""
+        if not self.records:
+            self.records.append(torch.empty(0, 4, dtype=torch.int64, device=self.device))
+        super().sync(*args, **kwargs)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Count; a collective operation where there are several processes.
+
+        Returns:
+            Value by name; empty if there was no sample.
+        """
+        kept = self.records if isinstance(self.records, list) else [self.records]
+        if not kept:
+            kept = [torch.empty(0, 4, dtype=torch.int64)]
+        label, bias, correct = _without_doubles(torch.cat(kept).cpu())
+        known = bias >= 0
+        has_bias = bool(known.any())
+        classes = self._count(label, torch.full_like(label, -1), correct, 1)
+        if has_bias:
+            seen = int(bias.max()) + 1
+            groups = self._count(label[known], bias[known], correct[known], max(self.num_biases or 0, seen))
+        else:
+            groups = classes
+        self._table = groups
+        if len(label) == 0:
+            return {}
+        values = {"accuracy": correct.sum() / len(correct), "worst_class": classes.accuracy[classes.count > 0].min()}
+        if has_bias:
+            aligned = groups.label == groups.bias
+            for name, part in (("aligned", aligned), ("conflict", ~aligned)):
+                if (total := groups.count[part].sum()) > 0:
+                    values[name] = groups.correct[part].sum() / total
+            filled = groups.accuracy[groups.count > 0]
+            values |= {"worst_group": filled.min(), "balanced": filled.mean()}
+        self._log_empty(groups)
+        return {name: value.to(self.device) for name, value in values.items()}
+
+    def groups(self) -> GroupTable:
+        """Counts of every group; after :meth:`compute` this needs no other process."""
+        self.compute()
+        if self._table is None:
+            raise RuntimeError("the groups are known only after compute")
+        return self._table
+
+    def _count(self, label: Tensor, bias: Tensor, correct: Tensor, width: int) -> GroupTable:
+        size = self.num_classes * width
+        cell = label * width + bias.clamp(min=0)
+        numbers = torch.arange(size)
+        bias_of = numbers % width if bool((bias >= 0).any()) else torch.full_like(numbers, -1)
+        return GroupTable(
+            label=numbers // width,
+            bias=bias_of,
+            count=torch.bincount(cell, minlength=size),
+            correct=torch.bincount(cell[correct > 0], minlength=size),
+        )
+
+    def _log_empty(self, groups: GroupTable) -> None:
+        empty = (groups.count == 0).nonzero().flatten().tolist()
+        if not empty or self._empty_logged:
+            return
+        self._empty_logged = True
+        shown = ", ".join(f"({int(groups.label[i])}, {int(groups.bias[i])})" for i in empty[:8])
+        more = ", ..." if len(empty) > 8 else ""
+        _info(
+            f"{self.name or 'metrics'}: {len(empty)} of {len(groups.count)} groups (label, bias) have no sample and "
+            f"are left out: {shown}{more}"
+        )
+
+
+def _without_doubles(records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Label, bias and correctness [N] of the different samples among the records [M, 4]."""
+    order = records[:, 0].argsort(stable=True)
+    index, label, bias, correct = records[order].unbind(dim=1)
+    first = torch.ones_like(index, dtype=torch.bool)
+    first[1:] = index[1:] != index[:-1]
+    first |= index < 0
+    return label[first], bias[first], correct[first]
+
+
+@rank_zero_only
+def _info(message: str) -> None:
+    _log.info(message)
