@@ -28,7 +28,7 @@ import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NoReturn, cast
 
 import torch
 import yaml
@@ -78,6 +78,17 @@ class Stage:
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
+class OneLineParser(LightningArgumentParser):
+    """Parser that answers a mistake with one line in place of the usage of two hundred arguments."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Tell what is wrong, without what jsonargparse tried on the way, and leave with status 2."""
+        noise = ("Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>", "Does not validate against")
+        lines = [line.strip(" -") for line in message.splitlines()]
+        text = " ".join(line for line in lines if line and not line.startswith(noise))
+        sys.exit(_complain(f"{text} (every setting: train.py fit -h, or --print_config)"))
+
+
 class DebiasCLI(LightningCLI):
     """LightningCLI whose ``fit`` runs a chain of stages, each with a Trainer of its own, in one run folder."""
 
@@ -101,7 +112,7 @@ class DebiasCLI(LightningCLI):
         self.datamodule = self._build("data")
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
         if self.subcommand == "fit":
-            self.trainer = cast(Trainer, self.trainer_class)
+            self.trainer, self.model = cast(Trainer, self.trainer_class), None
             return
         self.model = self._build("model")
         if self.cfg.ckpt_path is None:
@@ -163,7 +174,13 @@ class DebiasCLI(LightningCLI):
         if self.cfg.get(key) is None:
             raise ConfigError(f"{key}: a stage needs it, but the configuration has no such key; add `{key}: class_path: …`")
         parser = self._parser(self.subcommand)
-        return parser.instantiate(Namespace({key: self.cfg[key]}), instantiate_groups=False)[key]
+        try:
+            return parser.instantiate(Namespace({key: self.cfg[key]}), instantiate_groups=False)[key]
+        except ValueError as error:  # jsonargparse wraps what a constructor raises
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, ConfigError):
+                cause = cause.__cause__
+            raise cause or error from None
 
     def _synthesize(self, stage: Stage) -> SynthesizeCallback:
         callback = SynthesizeCallback(**self._build("synthesize"))
@@ -230,6 +247,9 @@ class DebiasCLI(LightningCLI):
             if stage.init_from and stage.init_from not in earlier:
                 raise ConfigError(f"stages.{name}.init_from: {stage.init_from} is no earlier stage; choose of {earlier or '{}'}")
             earlier.add(name)
+            self._build(stage.module)
+            if stage.synthesize != "no":
+                self._synthesize(stage)
 
     def _run_dir(self) -> Path:
         if self.cfg.run_dir is not None:
@@ -240,7 +260,7 @@ class DebiasCLI(LightningCLI):
     @rank_zero_only
     def _claim_run_dir(self) -> None:
         """Write the configuration into a new run folder; refuse a folder that holds another one."""
-        text = self._parser(self.subcommand).dump(self.cfg, skip_none=False, skip_validation=True)
+        text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
         path = self.run_dir / "config.yaml"
         if not path.exists():
             _write(path, text)
@@ -327,6 +347,7 @@ def main(args: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
     try:
         DebiasCLI(
@@ -334,6 +355,7 @@ def main(args: list[str] | None = None) -> None:
             DebiasDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            parser_class=OneLineParser,
             save_config_callback=None,
             seed_everything_default=1,
             auto_configure_optimizers=False,

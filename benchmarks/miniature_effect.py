@@ -59,11 +59,11 @@ def measure(runs: Path, ratio: float, seed: int) -> dict[str, dict[str, float]]:
     chain = fit(DIFFUBIAS, folder / "diffubias", seed, conflict)
     synthetic = folder / "diffubias" / "synthetic"
     quality = {"precision": mining_precision(synthetic), "faithful": faithfulness(synthetic)}
-    reuse = f"--synthesize.reuse={synthetic}"
+    reuse = f"--synthesize.reuse={synthetic}"  # the same images, so that only the repeats differ
     return {
         "biased model": chain["biased"],
         "ERM": fit(VANILLA, folder / "erm", seed, conflict)["model"],
-        "mined repeated (control)": fit(CONTROL, folder / "control", seed, conflict, reuse)["debiased"],
+        "mined repeated (control)": fit(CONTROL, folder / "control", seed, conflict)["debiased"],
         "DiffuBias": chain["debiased"] | quality,
         "DiffuBias + mined repeated (ours)": fit(PLUS, folder / "plus", seed, conflict, reuse)["debiased"],
         "oracle (balanced data)": fit(VANILLA, folder / "oracle", seed, "--data.conflict_ratio=0.875")["model"],

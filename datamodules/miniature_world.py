@@ -267,9 +267,9 @@ def draw_scene(shape: int, background: int, rng: np.random.Generator) -> tuple[n
         The picture, uint8 [32, 32, 3], and what it shows.
     """
     colour = int(rng.choice(_ALLOWED[background]))
-    scale = rng.uniform(0.64, 0.84)
-    centre = rng.uniform(-0.18, 0.18, 2)
-    turn = rng.uniform(-0.2, 0.2)
+    scale = rng.uniform(0.60, 0.83)
+    centre = rng.uniform(-0.20, 0.20, 2)
+    turn = rng.uniform(-0.3, 0.3)
     aspect = rng.uniform(0.94, 1.06)
     light = rng.uniform(0.85, 1.12)
 
@@ -284,7 +284,7 @@ def draw_scene(shape: int, background: int, rng: np.random.Generator) -> tuple[n
 
     paint = _COLOUR_RGB[colour] * (1 + 0.12 * (v - 0.4 * u))[..., None]
     rim = np.clip(outline + 1.6, 0, 1)[..., None]
-    paint = paint * (1 - 0.6 * rim)
+    paint = paint * (1 - 0.45 * rim)
     cover = np.clip(0.5 - outline, 0, 1)[..., None]
     picture += cover * (paint - picture)
     picture *= np.float32(light)

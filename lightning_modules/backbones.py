@@ -21,12 +21,10 @@ class SmallResNet(nn.Module):
     """A 3x3 stem and three residual blocks of 32, 64 and 128 channels, for images of about 32 pixels.
 
     The stem has stride 1 and no pooling and every block halves the side, so that 32 pixels end as 4 x 4 features.
-
-    Args:
-        num_classes: number of classes C.
     """
 
     def __init__(self, num_classes: int) -> None:
+        """Build it for num_classes classes, with random weights."""
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
         self.blocks = nn.Sequential(_Block(32, 32), _Block(32, 64), _Block(64, 128))
@@ -65,16 +63,14 @@ def backbone_names() -> list[str]:
     return sorted([SMALLRESNET, *torchvision.models.list_models(module=torchvision.models)])
 
 
-def build_backbone(
-    name: str, num_classes: int, weights: str | None = None, small_images: bool = False
-) -> nn.Module:
+def build_backbone(name: str, num_classes: int, weights: str | None = None, small_images: bool = False) -> nn.Module:
     """Build a classifier by name.
 
     Args:
         name: ``smallresnet`` or the name of a classification model of torchvision, such as ``resnet18``.
         num_classes: number of classes C.
-        weights: None for random weights, or a name torchvision knows, such as ``DEFAULT`` or ``IMAGENET1K_V1``: these are
-            loaded (from torch's cache or the network) and the head is replaced by a new one. With the prefix
+        weights: None for random weights, or a name torchvision knows, such as ``DEFAULT`` or ``IMAGENET1K_V1``: these
+            are loaded (from torch's cache or the network) and the head is replaced by a new one. With the prefix
             ``checkpoint:`` the network is built for such weights without loading them.
         small_images: ResNet family only: a new 3x3 stem with stride 1 and no max-pooling, for images under 100 pixels.
 
@@ -92,8 +88,12 @@ def build_backbone(
             raise ConfigError(f"weights '{weights}' do not exist for backbone '{name}': set weights to null.")
         return SmallResNet(num_classes)
     if small_images and not _RESNET.match(name):
-        raise ConfigError(f"small_images works with the ResNet family only, not with backbone '{name}': set it to false.")
-    network = _plain(name, num_classes, weights) if _loads_nothing(weights) else _pretrained(name, num_classes, weights)
+        raise ConfigError(
+            f"small_images works with the ResNet family only, not with backbone '{name}': set it to false."
+        )
+    network: Any = (
+        _plain(name, num_classes, weights) if _loads_nothing(weights) else _pretrained(name, num_classes, weights)
+    )
     # Some models add auxiliary heads while training and then answer with a tuple.
     if hasattr(network, "aux_logits"):
         network.aux_logits = False
@@ -103,7 +103,8 @@ def build_backbone(
         stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         network.conv1, network.maxpool = stem, nn.Identity()
-    return network
+    built: nn.Module = network
+    return built
 
 
 def find_head(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear | nn.Conv2d]:
@@ -117,7 +118,7 @@ def find_head(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear | nn
             return name, module
         if isinstance(module, nn.Conv2d) and module.out_channels == num_classes:
             return name, module
-    raise ConfigError(f"backbone {type(network).__name__} has no last layer with {num_classes} outputs: choose another.")
+    raise ConfigError(f"backbone {type(network).__name__} has no layer with {num_classes} outputs: choose another.")
 
 
 def _loads_nothing(weights: str | None) -> bool:
@@ -159,8 +160,10 @@ def _pretrained(name: str, num_classes: int, weights: str | None) -> nn.Module:
 
 
 def _weights_entry(name: str, weights: str) -> Any:
-    entries = torchvision.models.get_model_weights(name)
-    if weights not in entries.__members__:
-        known = ", ".join(entries.__members__)
+    members = torchvision.models.get_model_weights(name).__members__
+    # Weights without categories have no usable classifier: those of vgg16 are not numbers.
+    entries = {key: entry for key, entry in members.items() if entry.meta["categories"]}
+    if weights not in entries:
+        known = ", ".join(entries)
         raise ConfigError(f"weights '{weights}' do not exist for backbone '{name}': choose one of {known}, or null.")
     return entries[weights]

@@ -1,7 +1,8 @@
 """Accuracy over everything, over classes and over groups of (label, bias)."""
 
 import logging
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -11,7 +12,8 @@ from torchmetrics import Metric
 _log = logging.getLogger("diffubias")
 
 
-class GroupTable(NamedTuple):
+@dataclass(frozen=True)
+class GroupTable:
     """Counts of every group, as int64 tensors [G] on the CPU; an empty group stands there with count 0.
 
     Groups are ordered by label, then by bias. Where no bias is known a group is a class and its bias is -1.
@@ -38,12 +40,6 @@ class GroupMetrics(Metric):
     Values, all float32 scalars in [0, 1]: ``accuracy``, ``worst_class``, and where biases are known ``aligned``,
     ``conflict``, ``worst_group`` (minimum) and ``balanced`` (mean), the latter two over the groups that have samples.
     A value without any sample is left out.
-
-    Args:
-        num_classes: number of classes C.
-        num_biases: number of bias attributes B; None takes as many as the samples show.
-        name: what the log calls this set of samples.
-        **kwargs: for ``torchmetrics.Metric``.
     """
 
     full_state_update = False
@@ -51,6 +47,14 @@ class GroupMetrics(Metric):
     records: list[Tensor]
 
     def __init__(self, num_classes: int, num_biases: int | None = None, name: str = "", **kwargs: Any) -> None:
+        """Start without samples.
+
+        Args:
+            num_classes: number of classes C.
+            num_biases: number of bias attributes B; None takes as many as the samples show.
+            name: what the log calls this set of samples.
+            **kwargs: for ``torchmetrics.Metric``.
+        """
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.num_biases = num_biases
@@ -84,9 +88,8 @@ class GroupMetrics(Metric):
             Value by name; empty if there was no sample.
         """
         kept = self.records if isinstance(self.records, list) else [self.records]
-        if not kept:
-            kept = [torch.empty(0, 4, dtype=torch.int64)]
-        label, bias, correct = _without_doubles(torch.cat(kept).cpu())
+        records = torch.cat([torch.empty(0, 4, dtype=torch.int64, device=self.device), *kept])
+        label, bias, correct = _without_doubles(records.cpu())
         known = bias >= 0
         has_bias = bool(known.any())
         classes = self._count(label, torch.full_like(label, -1), correct, 1)

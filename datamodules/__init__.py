@@ -1,0 +1,8 @@
+"""What is trained on: one data module for each benchmark, and the behaviour they share."""
+
+from datamodules.bar import BAR
+from datamodules.base import DebiasDataModule, Samples
+from datamodules.dataset import Batch
+from datamodules.miniature import Miniature
+
+__all__ = ["BAR", "Batch", "DebiasDataModule", "Miniature", "Samples"]

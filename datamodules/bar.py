@@ -1,0 +1,175 @@
+"""Biased Action Recognition (BAR): six actions, each photographed in one typical place."""
+
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.augment import Augment
+from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.images import Container, ImageFiles
+from lightning_modules.errors import ConfigError
+
+CLASSES = ("climbing", "diving", "fishing", "pole vaulting", "racing", "throwing")
+PLACES = ("rock wall", "under water", "water surface", "sky", "paved track", "playing field")
+ORIGIN = "https://github.com/alinlab/BAR"
+RESPLIT = "the BAR re-split linked from https://github.com/kakaoenterprise/BiasEnsemble"
+# folders that a download may have around train/ and test/
+PREFIXES = ("", "bar/", "BAR/", "BAR-master/")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BAR(DebiasDataModule):
+    """BAR (Nam et al., Learning from Failure, NeurIPS 2020) in either of its two layouts, found out from the folders.
+
+    The official release, a folder or a zip, has no bias labels and no validation split (one is carved out of train)::
+
+        root/train/<class>_<number>.jpg
+        root/test/<class>_<number>.jpg
+
+    The re-split of BiasEnsemble (Lee et al., AAAI 2023) has both; DiffuBias' figures are on this one, and cannot be
+    compared with those of the other::
+
+        root/train/align/<class>/<name>_<label>_<bias>.jpg
+        root/train/conflict/{1pct,5pct}/<class>/<name>_<label>_<bias>.jpg     ("conlict" is read too)
+        root/valid/<class>/<name>_<label>_<bias>.jpg
+        root/test/<class>/<name>_<label>_<bias>.jpg
+
+    As in the reference code, an image below `align` has its label as bias and one below `conflict` has
+    (label + 1) mod 6; the others have the bias of their name.
+
+    Args:
+        root: The folder that holds train/ and test/ (or a folder `bar` with them), or a zip file of them.
+        percent: Share of bias-conflict training images, for the re-split.
+        image_size: Side of the input, in pixels.
+        augment: Random changes of training images.
+        mean: Mean of each channel (ImageNet's).
+        std: Standard deviation of each channel (ImageNet's).
+        num_workers: Loader processes.
+        cache: Keep decoded pictures in memory: at 224 pixels about 400 MB for the whole set.
+        **kwargs: Arguments of `DebiasDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        percent: Literal["1pct", "5pct"] = "1pct",
+        image_size: int = 224,
+        augment: Augment = "crop_flip",
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        num_workers: int = 2,
+        cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            augment=augment,
+            mean=mean,
+            std=std,
+            num_workers=num_workers,
+            cache=cache,
+            **kwargs,
+        )
+        self.root = Path(root).expanduser()
+        self.percent = percent
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the actions."""
+        return CLASSES
+
+    @property
+    def bias_names(self) -> tuple[str, ...]:
+        """Names of the places for the re-split; () for the official release, whose biases are not labelled."""
+        return PLACES if self._is_resplit else ()
+
+    @cached_property
+    def _container(self) -> Container:
+        if not self.root.exists():
+            raise ConfigError(
+                f"data.root: {self.root} does not exist; get BAR from {ORIGIN} and give its folder or zip"
+            )
+        return Container(self.root)
+
+    @cached_property
+    def _prefix(self) -> str:
+        for prefix in PREFIXES:
+            if self._container.has(f"{prefix}train/"):
+                return prefix
+        raise ConfigError(
+            f"data.root: {self.root} has no folder train; get BAR from {ORIGIN} and give its folder or zip"
+        )
+
+    @cached_property
+    def _is_resplit(self) -> bool:
+        return self._container.has(f"{self._prefix}train/align/")
+
+    def load(self, split: Split) -> Samples | None:
+        """Lists one split; the pictures are decoded later."""
+        return self._load_resplit(split) if self._is_resplit else self._load_official(split)
+
+    def _load_official(self, split: Split) -> Samples | None:
+        if split == "val":
+            return None
+        names = self._names(f"{split}/")
+        labels = [self._official_label(name) for name in names]
+        return self._samples(f"{self._prefix}{split}/", names, labels, [-1] * len(names))
+
+    def _official_label(self, name: str) -> int:
+        action = name.rsplit("/", 1)[-1].rsplit("_", 1)[0]
+        if action not in CLASSES:
+            raise ConfigError(
+                f"data.root: {self.root} holds {name}, whose name is not <class>_<number> with a class of BAR; "
+                "move it away"
+            )
+        return CLASSES.index(action)
+
+    def _load_resplit(self, split: Split) -> Samples | None:
+        if split == "train":
+            folders = [f"train/{name}/{self.percent}/" for name in ("conflict", "conlict")]
+            conflicts = self._names(*folders)
+            if not conflicts:
+                raise ConfigError(
+                    f"data.root: {self.root} has no image below {self._prefix}{folders[0]}; set data.percent to "
+                    f"the other share or get {RESPLIT}"
+                )
+            names = [*self._names("train/align/"), *conflicts]
+        else:
+            names = self._names("valid/" if split == "val" else "test/")
+        if split == "val" and not names:
+            return None
+        fields = [self._fields(name) for name in names]
+        labels = [label for label, _ in fields]
+        biases = [self._bias(name, label, bias) for name, (label, bias) in zip(names, fields, strict=True)]
+        return self._samples(f"{self._prefix}{split}/", names, labels, biases)
+
+    def _fields(self, name: str) -> tuple[int, int]:
+        match = re.search(r"_(\d+)_(\d+)\.[^.]+$", name)
+        if match is None or max(int(match[1]), int(match[2])) >= len(CLASSES):
+            raise ConfigError(
+                f"data.root: {self.root} holds {name}, whose name is not <name>_<label>_<bias> with numbers 0 to "
+                f"{len(CLASSES) - 1}; move it away"
+            )
+        return int(match[1]), int(match[2])
+
+    def _bias(self, name: str, label: int, bias: int) -> int:
+        inside = name.removeprefix(self._prefix)
+        if inside.startswith("train/align/"):
+            return label
+        if inside.startswith("train/"):
+            return (label + 1) % len(CLASSES)
+        return bias
+
+    def _names(self, *folders: str) -> list[str]:
+        return self._container.names(f"{self._prefix}{folder}" for folder in folders)
+
+    def _samples(self, where: str, names: list[str], labels: list[int], biases: list[int]) -> Samples:
+        if not names:
+            raise ConfigError(f"data.root: {self.root} has no image below {where}; get BAR from {ORIGIN} again")
+        files = ImageFiles(self._container, names)
+        return Samples(files, np.array(labels, dtype=np.int64), np.array(biases, dtype=np.int64))

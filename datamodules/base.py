@@ -1,0 +1,361 @@
+"""What all data modules share: splits, the batch contract, and the mixing of real and synthetic images."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.augment import Augment, Transform
+from datamodules.dataset import ArrayStore, Batch, FileStore, ImageDataset, Part
+from datamodules.images import Container, ImageFiles
+from datamodules.manifest import MANIFEST, read_manifest, read_selection
+from datamodules.sampling import Mixing, TrainSampler, synthetic_per_batch
+from lightning_modules.errors import ConfigError
+
+log = logging.getLogger("diffubias")
+
+Split = Literal["train", "val", "test"]
+Source = Literal["real", "synthetic", "both"]
+
+# up to this side (in pixels) synthetic images are kept in memory without being asked: 100,000 of them take 1.2 GB
+SMALL = 64
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split of a data set.
+
+    Attributes:
+        images: uint8 [N, H, W, 3], or the files that hold the pictures.
+        labels: Classes, int64 [N].
+        biases: Bias attributes, int64 [N]: equal to the label where a sample is bias-aligned, -1 where unknown.
+    """
+
+    images: NDArray[np.uint8] | ImageFiles
+    labels: NDArray[np.int64]
+    biases: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Returns the number of samples."""
+        return len(self.labels)
+
+    def select(self, positions: NDArray[np.int64]) -> "Samples":
+        """Returns the samples at the given positions, in that order."""
+        images = self.images
+        chosen = images[positions] if isinstance(images, np.ndarray) else images.select(positions.tolist())
+        return Samples(chosen, self.labels[positions], self.biases[positions])
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The collate function: the data set already returns whole batches."""
+    return batch
+
+
+class Loader(DataLoader[Batch]):
+    """A DataLoader whose workers' errors stay one line, as everywhere else."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        """Yields the batches."""
+        try:
+            yield from super().__iter__()
+        except ConfigError as error:
+            # torch puts the worker's whole traceback into the message; its last line is "module.ConfigError: message"
+            raise ConfigError(str(error).strip().splitlines()[-1].split("ConfigError: ", 1)[-1]) from None
+
+
+class DebiasDataModule(L.LightningDataModule, ABC):
+    """Base of every data module.
+
+    A subclass gives `class_names`, `load` and, where biases are known, `bias_names`. The rest is here. Bias attributes
+    are numbered so that **bias == label means bias-aligned** and any other known bias is a conflict.
+
+    A batch is a dict: `image` float32 [B, 3, S, S] normalised; `label`, `bias` (-1 unknown) and `index` int64 [B];
+    `synthetic` bool [B]. `index` is the position in the real training split (after validation was carved out of it),
+    in the evaluated split, or in the manifest for synthetic images.
+
+    Everything random about the training stream follows from (seed, epoch, position), so that a resumed run goes on with
+    the same batches, and the order does not depend on the number of ranks.
+
+    Args:
+        batch_size: Samples in a batch of one process.
+        num_workers: Loader processes; 0 is right for images in memory.
+        image_size: Side of the square input, in pixels; pictures are squeezed to it, as the field's code does.
+        seed: Seed of the splits, of the order and of the augmentation.
+        val_fraction: Share of the training set that becomes the validation set (stratified by class) when the data set
+            has none of its own.
+        augment: Random changes of training images, see `datamodules.augment.Transform`.
+        mean: Mean of each channel for the normalisation, range 0 to 1.
+        std: Standard deviation of each channel.
+        mixing: How real and synthetic images come together, see `datamodules.sampling.TrainSampler`.
+        synthetic_share: Share of synthetic images for the mixings `weighted` and `batch`; one half when not given.
+        mined_repeat: Our extension, not in the paper: when a stage trains on `both`, the mined real images come this
+            many extra times an epoch. With a synthesis that only mines, this is the control that belongs beside
+            DiffuBias.
+        cache: Keep decoded pictures in memory, image_size * image_size * 3 bytes each, shared by the workers.
+
+    Attributes:
+        source: What training reads; set for each stage of the chain.
+        synthetic_dir: The folder with the manifest; set by the chain.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        image_size: int = 224,
+        seed: int = 0,
+        val_fraction: float = 0.1,
+        augment: Augment = "crop_flip",
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        mixing: Mixing = "concat",
+        synthetic_share: float | None = None,
+        mined_repeat: int = 0,
+        cache: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+            ("image_size", image_size, 8),
+            ("seed", seed, 0),
+            ("mined_repeat", mined_repeat, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"data.{name}={value} is too small; give at least {least}")
+        if not 0 < val_fraction < 1:
+            raise ConfigError(f"data.val_fraction={val_fraction} must lie between 0 and 1")
+        if min(std) <= 0:
+            raise ConfigError(f"data.std={std} must be positive")
+        if synthetic_share is not None and mixing == "concat":
+            raise ConfigError("data.synthetic_share has no effect with data.mixing=concat; set weighted or batch")
+        if synthetic_share is not None and not 0 < synthetic_share < 1:
+            raise ConfigError(f"data.synthetic_share={synthetic_share} must lie between 0 and 1")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.image_size = image_size
+        self.seed = seed
+        self.val_fraction = val_fraction
+        self.mixing: Mixing = mixing
+        self.synthetic_share = 0.5 if synthetic_share is None else synthetic_share
+        self.mined_repeat = mined_repeat
+        self.cache = cache
+        if mixing == "batch":
+            synthetic_per_batch(batch_size, self.synthetic_share)
+        self.source: Source = "real"
+        self.synthetic_dir: Path | None = None
+        self._train_transform = Transform(mean, std, augment)
+        self._plain_transform = Transform(mean, std)
+        self._parts: dict[Split, Part] = {}
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes; position is label."""
+
+    @property
+    def bias_names(self) -> tuple[str, ...]:
+        """Names of the bias attributes, () where they are not labelled; attribute i goes with class i."""
+        return ()
+
+    @abstractmethod
+    def load(self, split: Split) -> Samples | None:
+        """Reads one split; None for `val` when the data set has none, which is then carved out of `train`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether bias attributes are labelled."""
+        return bool(self.bias_names)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the splits that a trainer needs; what was read before is kept."""
+        splits: dict[str | None, tuple[Split, ...]] = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("test",),
+            None: ("train", "val", "test"),
+        }
+        for split in splits[stage]:
+            self._part(split)
+
+    def _part(self, split: Split) -> Part:
+        if split not in self._parts:
+            if split == "test":
+                self._keep("test", self.load("test"))
+            else:
+                train, val = self.load("train"), self.load("val")
+                if train is not None and val is None:
+                    inside, held_out = carve(train.labels, self.val_fraction, self.seed)
+                    train, val = train.select(inside), train.select(held_out)
+                self._keep("train", train)
+                self._keep("val", val)
+        return self._parts[split]
+
+    def _keep(self, split: Split, samples: Samples | None) -> None:
+        if samples is None or not len(samples):
+            raise ConfigError(f"the {split} split of {type(self).__name__} has no sample; check the data settings")
+        if split == "train":
+            counts = np.bincount(samples.labels, minlength=self.num_classes)
+            empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+            if empty:
+                raise ConfigError(
+                    f"class {', '.join(map(repr, empty))} of {type(self).__name__} has no training sample; add images "
+                    "or enlarge the training split"
+                )
+        if isinstance(samples.images, np.ndarray):
+            store: ArrayStore | FileStore = ArrayStore(samples.images, self.image_size)
+        else:
+            store = FileStore(samples.images, self.image_size, self.cache)
+        self._parts[split] = Part(store, samples.labels, samples.biases)
+
+    def train_labels(self) -> Tensor:
+        """Returns the classes of the real training split, int64 [N]."""
+        return torch.from_numpy(self._part("train").labels.copy())
+
+    def train_biases(self) -> Tensor:
+        """Returns the bias attributes of the real training split, int64 [N], -1 where unknown."""
+        return torch.from_numpy(self._part("train").biases.copy())
+
+    def source_image(self, index: int) -> Image.Image:
+        """Reads one picture of the real training split as it is, neither resized nor augmented.
+
+        Args:
+            index: Position in the training split, the `index` of a batch.
+
+        Returns:
+            The picture in mode RGB.
+        """
+        return self._part("train").images.original(index)
+
+    def _synthetic_part(self) -> Part | None:
+        if self.source == "real":
+            return None
+        if self.synthetic_dir is None:
+            raise ConfigError(
+                f"a stage with data: {self.source} needs synthetic images; run it in a chain that makes them"
+            )
+        started = (self.synthetic_dir / MANIFEST).exists() or (self.synthetic_dir / "images").exists()
+        if self.source == "both" and self.mined_repeat and not started:
+            log.info("nothing was synthesised: training on the real images, the mined ones repeated")
+            return None
+        manifest = read_manifest(self.synthetic_dir, self.class_names)
+        remedy = f"delete it and {self.synthetic_dir / MANIFEST}, then run the same command again"
+        files = ImageFiles(Container(self.synthetic_dir), manifest.files, remedy)
+        store = FileStore(files, self.image_size, self.cache or self.image_size <= SMALL)
+        return Part(store, manifest.labels, np.full(len(manifest), -1, dtype=np.int64), synthetic=True)
+
+    def _mined(self) -> NDArray[np.int64]:
+        if self.source != "both" or not self.mined_repeat:
+            return np.empty(0, dtype=np.int64)
+        assert self.synthetic_dir is not None  # _synthetic_part has checked it
+        mined = np.array(read_selection(self.synthetic_dir), dtype=np.int64)
+        size = len(self._part("train"))
+        if mined.max(initial=-1) >= size:
+            raise ConfigError(
+                f"{self.synthetic_dir / 'selection.json'} names image {mined.max()} but the training split has {size}; "
+                "it was made with other data settings, use a new run_dir"
+            )
+        return np.tile(mined, self.mined_repeat)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Returns the training batches; the manifest is read here, so that images made since `setup` are seen."""
+        synthetic = self._synthetic_part()
+        parts = [] if self.source == "synthetic" else [self._part("train")]
+        real = np.concatenate([np.arange(sum(map(len, parts))), self._mined()])
+        first = sum(map(len, parts))
+        parts += [] if synthetic is None else [synthetic]
+        dataset = ImageDataset(parts, self._train_transform)
+        rank, world_size = self._place()
+        sampler = TrainSampler(
+            real,
+            np.arange(first, len(dataset)),
+            batch_size=self.batch_size,
+            mixing=self.mixing,
+            share=self.synthetic_share,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        return self._loader(dataset, sampler=sampler)
+
+    def _place(self) -> tuple[int, int]:
+        kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if kwargs is None else (int(kwargs["rank"]), int(kwargs["num_replicas"]))
+
+    def _loader(
+        self, dataset: ImageDataset, batch_size: int | None = None, sampler: Sequence[int] | TrainSampler | None = None
+    ) -> DataLoader[Batch]:
+        options: dict[str, Any] = {} if sampler is None else {"sampler": sampler}
+        return Loader(
+            dataset,
+            batch_size=batch_size or self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Returns the validation batches; they are always real."""
+        return self._loader(ImageDataset([self._part("val")], self._plain_transform))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test batches; they are always real."""
+        return self._loader(ImageDataset([self._part("test")], self._plain_transform))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Returns the test batches."""
+        return self.test_dataloader()
+
+    def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
+        """Returns one rank's share of the whole real training split, as it is evaluated.
+
+        Args:
+            rank: This process.
+            world_size: Number of processes.
+            batch_size: Samples in a batch; that of training when not given.
+
+        Returns:
+            The images rank, rank + world_size, ... in this order, without augmentation and without padding.
+        """
+        part = self._part("train")
+        share = range(rank, len(part), world_size)
+        return self._loader(ImageDataset([part], self._plain_transform), batch_size, share)
+
+
+def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Splits a training set into training and validation, class by class.
+
+    Args:
+        labels: Classes, int64 [N].
+        fraction: Share of every class that is held out; at least one image, but never all of a class.
+        seed: Seed of the choice.
+
+    Returns:
+        Positions kept for training and positions held out, both ascending.
+    """
+    random = np.random.default_rng([seed, 0x76616C])
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
+        held_out[members[:count]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

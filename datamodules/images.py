@@ -1,0 +1,179 @@
+"""Reading image files from a folder or a zip: whatever the mode, an upright 8-bit RGB picture comes out."""
+
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lightning_modules.errors import ConfigError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+REMEDY = "replace the file or delete it"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns a picture of any mode into an upright 8-bit RGB picture.
+
+    The EXIF orientation is applied, transparent parts are laid on white, and 16-bit grey values are scaled to 8 bit
+    (Pillow's own conversion would clip them).
+
+    Args:
+        image: An opened picture of any Pillow mode.
+
+    Returns:
+        The picture in mode RGB, values 0 to 255.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image, dtype=np.int64)
+        # 32-bit files that hold 8-bit values exist, so only values beyond 8 bit are scaled
+        scaled = grey >> 8 if grey.max(initial=0) > 255 else grey
+        return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def decode(data: bytes, name: str, size: int | None = None, remedy: str = REMEDY) -> Image.Image:
+    """Decodes one image file.
+
+    Args:
+        data: The bytes of the file.
+        name: How the file is called in an error message.
+        size: When given, the picture is resized (antialiased, aspect ratio not kept) to `size` x `size` pixels.
+        remedy: What the user can do about a broken file, for the error message.
+
+    Returns:
+        The picture in mode RGB.
+
+    Raises:
+        ConfigError: The bytes are not an image that can be read to its end.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if size is not None:
+                # a JPEG is decoded at 1/2, 1/4 or 1/8 when that still leaves twice the pixels that are needed
+                image.draft(None, (2 * size, 2 * size))
+            rgb = to_rgb(image)
+            rgb.load()
+    # decoders raise nearly anything on broken bytes: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:
+        raise ConfigError(f"cannot read the image {name} ({_one_line(error)}); {remedy}") from error
+    if size is not None and rgb.size != (size, size):
+        rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+    return rgb
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Container:
+    """A folder or a zip file of images, safe to use in forked and spawned DataLoader workers.
+
+    Args:
+        path: The folder or the zip file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_zip = path.is_file()
+        self._zip: tuple[int, zipfile.ZipFile] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leaves the open zip handle behind, which cannot be pickled."""
+        return {**self.__dict__, "_zip": None}
+
+    def _archive(self) -> zipfile.ZipFile:
+        # a handle inherited by fork shares its file position with the parent, so every process opens its own
+        if self._zip is None or self._zip[0] != os.getpid():
+            try:
+                self._zip = (os.getpid(), zipfile.ZipFile(self.path))
+            except (OSError, zipfile.BadZipFile) as error:
+                raise ConfigError(
+                    f"data.root: {self.path} is not a readable zip file ({_one_line(error)}); "
+                    "download it again or give a folder"
+                ) from error
+        return self._zip[1]
+
+    def names(self, prefixes: Iterable[str]) -> list[str]:
+        """Lists the images below some folders.
+
+        Args:
+            prefixes: Folders inside the container, such as `train/`.
+
+        Returns:
+            Sorted relative names with forward slashes; hidden files are left out.
+        """
+        found: set[str] = set()
+        for prefix in prefixes:
+            if self.is_zip:
+                found.update(name for name in self._archive().namelist() if name.startswith(prefix))
+            else:
+                # os.walk follows no order, the sort below makes one; links to folders are followed
+                for folder, _, files in os.walk(self.path / prefix, followlinks=True):
+                    base = Path(folder).relative_to(self.path)
+                    found.update((base / file).as_posix() for file in files)
+        return sorted(n for n in found if n.lower().endswith(SUFFIXES) and not n.rsplit("/", 1)[-1].startswith("."))
+
+    def has(self, prefix: str) -> bool:
+        """Tells whether a folder such as `train/` exists in the container."""
+        if self.is_zip:
+            return any(name.startswith(prefix) for name in self._archive().namelist())
+        return (self.path / prefix).is_dir()
+
+    def read(self, name: str) -> bytes:
+        """Reads the bytes of one file; may raise OSError, KeyError or BadZipFile."""
+        return self._archive().read(name) if self.is_zip else (self.path / name).read_bytes()
+
+
+class ImageFiles:
+    """An ordered list of image files in one container.
+
+    Args:
+        container: The folder or zip file.
+        names: Names inside the container; may be a compact sequence.
+        remedy: What the user can do about a broken file, for the error message.
+    """
+
+    def __init__(self, container: Container, names: Sequence[str], remedy: str = REMEDY) -> None:
+        self.container = container
+        self.names = names
+        self.remedy = remedy
+
+    def __len__(self) -> int:
+        """Returns the number of files."""
+        return len(self.names)
+
+    def open(self, position: int, size: int | None = None) -> Image.Image:
+        """Reads one image.
+
+        Args:
+            position: Which file, from 0.
+            size: When given, the picture is resized to `size` x `size` pixels; otherwise it has its own size.
+
+        Returns:
+            The picture in mode RGB, upright.
+
+        Raises:
+            ConfigError: The file is missing or broken.
+        """
+        name = self.names[position]
+        shown = f"{self.container.path}{':' if self.container.is_zip else '/'}{name}"
+        try:
+            data = self.container.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"cannot read the image {shown} ({_one_line(error)}); {self.remedy}") from error
+        return decode(data, shown, size, self.remedy)
+
+    def select(self, positions: Iterable[int]) -> "ImageFiles":
+        """Returns the files at the given positions, in that order."""
+        return ImageFiles(self.container, [self.names[i] for i in positions], self.remedy)

@@ -1,0 +1,266 @@
+"""The base of every classifier: network, optimizer, metrics and checkpoints."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from .backbones import FROM_CHECKPOINT, build_backbone, find_head
+from .errors import ConfigError, TrainingError
+from .losses import cross_entropy
+from .metrics import GroupMetrics
+
+Batch = dict[str, Tensor]
+
+_STAGE_KEY = "diffubias_stage"
+
+
+class Classifier(L.LightningModule):
+    """An image classifier trained with a loss per sample, cross-entropy unless a subclass says otherwise.
+
+    Batches are dicts of ``image`` float32 [B, 3, H, W], ``label``, ``bias`` (-1 where unknown) and ``index`` int64 [B],
+    and ``synthetic`` bool [B]. The network is built by :meth:`configure_model`, on the CPU whatever the accelerator, so
+    that a seed means the same start everywhere. Hyper-parameters hold plain values only, so checkpoints load with
+    ``weights_only=True``.
+
+    Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``.
+    """
+
+    MONITOR: ClassVar[str] = "val/accuracy"
+    MODE: ClassVar[str] = "max"
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        backbone: str = "resnet18",
+        weights: str | None = None,
+        small_images: bool = False,
+        lr: float = 1e-3,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        """Keep the settings; the network is built later.
+
+        Args:
+            num_classes: number of classes C; None asks the data module.
+            backbone: a torchvision classification model, or ``smallresnet`` for 32-pixel images.
+            weights: pretrained torchvision weights, such as ``DEFAULT``; None starts from random values.
+            small_images: ResNet family only: a stem for images under 100 pixels.
+            lr: the learning rate; it wins over one given inside ``optimizer``.
+            optimizer: the optimizer, everything but its learning rate.
+            scheduler: learning-rate scheduler, stepped each epoch; None keeps the rate.
+        """
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+        self._make_optimizer = cast(Callable[..., torch.optim.Optimizer], optimizer)
+        self._make_scheduler = scheduler
+        self.stage_name: str = ""
+        self.network: nn.Module | None = None
+        self._loss_sum: Tensor | None = None
+        self._correct_sum: Tensor | None = None
+        self._train_count = 0
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Build the network and the metrics, once.
+
+        Raises:
+            ConfigError: the number of classes is known nowhere, or the backbone cannot be built.
+        """
+        if self.network is not None:
+            return
+        data = getattr(self._trainer, "datamodule", None)
+        if self.hparams["num_classes"] is None:
+            if data is None:
+                raise ConfigError("model.num_classes is not set and there is no data module to ask: set it.")
+            self.hparams["num_classes"] = int(data.num_classes)
+        classes = self.num_classes
+        with torch.device("cpu"):
+            network = build_backbone(
+                self.hparams["backbone"], classes, self.hparams["weights"], self.hparams["small_images"]
+            )
+            self.network = network.to(memory_format=torch.channels_last)
+        biases = len(getattr(data, "bias_names", ())) or None
+        self.val_metrics = GroupMetrics(classes, biases, name="val")
+        self.test_metrics = GroupMetrics(classes, biases, name="test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over all trainable parameters, with the scheduler if there is one."""
+        trainable = [p for p in self.parameters() if p.requires_grad]
+        try:
+            optimizer = self._make_optimizer(trainable, lr=self.hparams["lr"])
+            scheduler = self._make_scheduler(optimizer) if self._make_scheduler else None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model.lr, model.optimizer or model.scheduler does not fit: {error}") from error
+        if scheduler is None:
+            return optimizer
+        monitor = getattr(scheduler, "monitor", self.MONITOR)
+        return cast(
+            OptimizerLRScheduler,
+            {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}},
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C, once it is known."""
+        return int(self.hparams["num_classes"])
+
+    def _built(self) -> nn.Module:
+        self.configure_model()
+        if self.network is None:
+            raise RuntimeError("configure_model built no network")
+        return self.network
+
+    # Computing
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores [B, C] of normalised images [B, 3, H, W]."""
+        logits: Tensor = self._built()(image.to(memory_format=torch.channels_last))
+        return logits
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the last layer sees [B, D] of normalised images [B, 3, H, W]."""
+        seen: list[Tensor] = []
+        _, head = find_head(self._built(), self.num_classes)
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self(image)
+        finally:
+            handle.remove()
+        return seen[0] if seen[0].ndim == 2 else seen[0].mean(dim=(2, 3))
+
+    def per_sample_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Losses [B], float32, of scores [B, C] and labels [B]."""
+        return cross_entropy(logits, label)
+
+    def sample_weights(self, batch: Batch) -> Tensor | None:
+        """Factors [B] of the losses of a batch; None means 1 throughout."""
+        return None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean over the batch of weight times loss."""
+        logits = self(batch["image"])
+        losses = self.per_sample_loss(logits, batch["label"])
+        weights = self.sample_weights(batch)
+        if weights is not None:
+            losses = losses * weights
+        # Sums stay on the device: reading them each step would make the host wait for it.
+        correct = (logits.detach().argmax(dim=1) == batch["label"]).sum()
+        total = losses.detach().sum()
+        self._loss_sum = total if self._loss_sum is None else self._loss_sum + total
+        self._correct_sum = correct if self._correct_sum is None else self._correct_sum + correct
+        self._train_count += len(losses)
+        return losses.mean()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Feed the metrics of the validation set."""
+        self.val_metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Feed the metrics of the test set."""
+        self.test_metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
+        """Index [B], label [B], logits [B, C] and probability [B, C], the latter two float32."""
+        logits = self(batch["image"]).float()
+        return {
+            "index": batch["index"],
+            "label": batch["label"],
+            "logits": logits,
+            "probability": logits.softmax(dim=1),
+        }
+
+    # Epochs
+
+    def on_train_epoch_start(self) -> None:
+        """Start new sums."""
+        self._reset_train()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss and accuracy."""
+        means = self._train_means()
+        if means is not None:
+            self._log({"train/loss": means[0], "train/accuracy": means[1]}, bar="train/loss")
+        self._reset_train()
+
+    def on_validation_epoch_start(self) -> None:
+        """Start anew; here, before a checkpoint of it could be written, a broken epoch stops the run."""
+        self.val_metrics.reset()
+        if not self.trainer.sanity_checking:
+            self._train_means()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the validation set."""
+        self._log({f"val/{name}": value for name, value in self.val_metrics.compute().items()}, bar="val/accuracy")
+
+    def on_test_epoch_start(self) -> None:
+        """Start anew."""
+        self.test_metrics.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the metrics of the test set."""
+        self._log({f"test/{name}": value for name, value in self.test_metrics.compute().items()})
+
+    def _train_means(self) -> Tensor | None:
+        """Mean loss and accuracy [2] since the epoch began, over all processes; None before the first step.
+
+        Raises:
+            TrainingError: the loss is not a finite number; all processes see the same value and stop together.
+        """
+        if self._loss_sum is None or self._correct_sum is None:
+            return None
+        count = torch.full_like(self._loss_sum, self._train_count)
+        own = torch.stack((self._loss_sum, self._correct_sum.float(), count))
+        sums = cast(Tensor, self.trainer.strategy.reduce(own, reduce_op="sum"))
+        means = sums[:2] / sums[2]
+        if not bool(means.isfinite().all()):
+            raise TrainingError(
+                f"the training loss became {means[0].item()} in epoch {self.current_epoch}: "
+                f"set a lower model.lr (now {self.hparams['lr']:g}) or trainer.precision to 32-true."
+            )
+        return means
+
+    def _reset_train(self) -> None:
+        self._loss_sum = self._correct_sum = None
+        self._train_count = 0
+
+    def _log(self, values: dict[str, Tensor], bar: str = "") -> None:
+        # The values are the same in every process already: the maximum over processes keeps them to the last bit.
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name == bar, sync_dist=True, reduce_fx="max", batch_size=1)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write down the stage, and that pretrained weights need not be fetched again."""
+        checkpoint[_STAGE_KEY] = self.stage_name
+        weights = self.hparams["weights"]
+        if weights is not None:
+            weights = FROM_CHECKPOINT + weights.removeprefix(FROM_CHECKPOINT)
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**self.hparams, "weights": weights}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another stage or network, and build the network for its weights.
+
+        Raises:
+            ConfigError: the checkpoint was written by another stage, or for another network.
+        """
+        stage = checkpoint.get(_STAGE_KEY, "")
+        if stage and self.stage_name and stage != self.stage_name:
+            raise ConfigError(
+                f"the checkpoint belongs to stage '{stage}', not to '{self.stage_name}': give that stage's checkpoint."
+            )
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if self.hparams["num_classes"] is None:
+            self.hparams["num_classes"] = saved.get("num_classes")
+        for key in ("backbone", "num_classes", "small_images"):
+            if key in saved and saved[key] != self.hparams[key]:
+                raise ConfigError(
+                    f"the checkpoint has model.{key} {saved[key]}, but this run {self.hparams[key]}: make them agree."
+                )
+        self.configure_model()

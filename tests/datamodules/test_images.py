@@ -1,0 +1,200 @@
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.images import Container, ImageFiles, decode
+from lightning_modules.errors import ConfigError
+from tests.generators import picture, write_bar_official, write_bar_zip
+
+
+def encoded(image: Image.Image, form: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def difference(first: Image.Image, second: Image.Image) -> float:
+    assert first.mode == second.mode == "RGB"
+    assert first.size == second.size
+    return float(np.abs(np.asarray(first, dtype=float) - np.asarray(second, dtype=float)).mean())
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_rgb_files_keep_their_pixels(form: str) -> None:
+    image = picture(1)
+    options = {"quality": 95} if form in ("JPEG", "WEBP") else {}
+    assert difference(decode(encoded(image, form, **options), "x"), image) < 6
+
+
+def test_gray_becomes_three_equal_channels() -> None:
+    pixels = np.asarray(decode(encoded(picture(1).convert("L"), "PNG"), "x"))
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "P"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    assert decode(encoded(picture(1).convert(mode), "PNG"), "x").mode == "RGB"
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    red = Image.new("RGB", (32, 32), (220, 20, 20))
+    decoded = decode(encoded(red.convert("CMYK"), "JPEG", quality=95), "x")
+    assert difference(decoded, red) < 6
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_transparent_parts_are_white(mode: str) -> None:
+    image = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (0, 0, 4, 8))
+    pixels = np.asarray(decode(encoded(image.convert(mode), "PNG"), "x"))
+    assert np.abs(pixels[0, 0].astype(int) - (200, 0, 0)).max() < 10
+    assert (pixels[0, 7] > 245).all()
+
+
+def test_palette_with_one_transparent_colour() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((0, 0), 1)
+    pixels = np.asarray(decode(encoded(image, "PNG", transparency=0), "x"))
+    assert pixels[0, 0].tolist() == [200, 100, 50]
+    assert pixels[3, 3].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_gray_is_scaled_and_not_clipped(form: str) -> None:
+    ramp = np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(ramp), form), "x"))[..., 0]
+    assert np.abs(pixels.astype(int).ravel() - np.arange(256)).max() <= 1
+
+
+def test_32_bit_files_with_8_bit_values_are_kept() -> None:
+    values = np.arange(256, dtype=np.int32).reshape(16, 16)
+    pixels = np.asarray(decode(encoded(Image.fromarray(values), "TIFF"), "x"))[..., 0]
+    assert (pixels == values).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    # the top left quarter of the upright picture is red, whatever way it is stored
+    upright = Image.new("RGB", (32, 16), (0, 0, 255))
+    upright.paste((255, 0, 0), (0, 0, 16, 8))
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright.transpose(undo[orientation]) if orientation in undo else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    decoded = decode(encoded(stored, "JPEG", quality=95, exif=exif, subsampling=0), "x")
+    assert decoded.size == (32, 16)
+    pixels = np.asarray(decoded).astype(int)
+    assert pixels[2, 2, 0] > 200
+    assert pixels[13, 2, 2] > 200
+    assert pixels[2, 29, 2] > 200
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG"])
+def test_resized_when_read(form: str) -> None:
+    large = picture(3, (400, 300))
+    expected = large.resize((32, 32), Image.Resampling.BILINEAR)
+    assert difference(decode(encoded(large, form), "x", size=32), expected) < 4
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_truncated_files_are_named_in_one_line(form: str) -> None:
+    data = encoded(picture(1, (200, 200)), form)
+    with pytest.raises(
+        ConfigError, match=r"^cannot read the image folder/x\.jpg \(.+\); replace the file or delete it$"
+    ):
+        decode(data[: len(data) // 2], "folder/x.jpg")
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\xff\xd8\xff" + b"\1" * 50]
+)
+def test_no_image_at_all(data: bytes) -> None:
+    with pytest.raises(ConfigError, match="cannot read the image x"):
+        decode(data, "x")
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    files = ImageFiles(Container(tmp_path), ["gone.jpg"], "make it again")
+    with pytest.raises(ConfigError, match=r"gone\.jpg .*; make it again"):
+        files.open(0)
+
+
+def test_folder_and_zip_hold_the_same(tmp_path: Path) -> None:
+    archive = Container(write_bar_zip(tmp_path / "bar.zip", train=2, test=1))
+    folder = Container(tmp_path / "bar")
+    names = folder.names(["train/", "test/"])
+    assert archive.names(["test/", "train/"]) == names
+    assert len(names) == 18
+    assert names == sorted(names)
+    for position in range(len(names)):
+        images = [ImageFiles(container, names).open(position) for container in (archive, folder)]
+        assert difference(*images) == 0
+
+
+def test_select_keeps_the_order_asked_for(tmp_path: Path) -> None:
+    container = Container(write_bar_official(tmp_path))
+    files = ImageFiles(container, container.names(["train/"]), "remedy")
+    chosen = files.select([4, 1])
+    assert list(chosen.names) == [files.names[4], files.names[1]]
+    assert chosen.remedy == "remedy"
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in (".hidden.jpg", "notes.txt", "real.JPG"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    assert Container(tmp_path).names(["train/"]) == ["train/real.JPG"]
+
+
+def test_broken_zip(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(ConfigError, match=r"data\.root: .*x\.zip is not a readable zip"):
+        Container(path).has("train/")
+
+
+def test_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("train/a.jpg", encoded(picture(0), "JPEG"))
+    data = bytearray(path.read_bytes())
+    data[60] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"x\.zip:train/a\.jpg"):
+        ImageFiles(Container(path), ["train/a.jpg"]).open(0)
+
+
+def test_an_open_zip_can_be_pickled(tmp_path: Path) -> None:
+    files = ImageFiles(Container(write_bar_zip(tmp_path / "bar.zip", train=1, test=1)), ["train/diving_1.jpg"])
+    expected = files.open(0)
+    assert difference(pickle.loads(pickle.dumps(files)).open(0), expected) == 0
+
+
+def test_a_forked_child_opens_its_own_handle(tmp_path: Path) -> None:
+    container = Container(write_bar_zip(tmp_path / "bar.zip", train=20, test=1))
+    names = container.names(["train/"])
+    expected = [container.read(name) for name in names]
+    child = os.fork()
+    # both read at the same time; with a shared file position they would disturb one another
+    good = all(container.read(name) == data for _ in range(20) for name, data in zip(names, expected, strict=True))
+    if child == 0:
+        os._exit(0 if good else 1)
+    _, status = os.waitpid(child, 0)
+    assert good
+    assert os.waitstatus_to_exitcode(status) == 0

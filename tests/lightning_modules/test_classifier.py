@@ -1,0 +1,330 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import pytest
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
+from torch import Tensor
+
+from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule, TrainingError
+from tests.ddp import run_ddp
+from tests.lightning_modules.toy import SIZE, ToyData
+
+KEYS = {"accuracy", "worst_class", "aligned", "conflict", "worst_group", "balanced"}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches"),
+]
+
+
+def make_trainer(folder: Path, epochs: int = 1, **options: Any) -> L.Trainer:
+    plain: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "max_epochs": epochs,
+    }
+    return L.Trainer(**{**plain, **options})
+
+
+def fitted(folder: Path, model: Classifier, epochs: int = 1, **options: Any) -> L.Trainer:
+    L.seed_everything(0, verbose=False)
+    trainer = make_trainer(folder, epochs, **options)
+    trainer.fit(model, datamodule=ToyData())
+    return trainer
+
+
+def test_fit_and_test_in_bf16_learn_and_log(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor=Classifier.MONITOR, mode=Classifier.MODE)
+    model = Classifier(backbone="smallresnet", lr=3e-3)
+    trainer = fitted(tmp_path, model, epochs=4, precision="bf16-mixed", callbacks=[best])
+    logged = trainer.logged_metrics
+    assert {f"val/{key}" for key in KEYS} | {"train/loss", "train/accuracy"} == set(logged)
+    assert logged["val/accuracy"] > 0.6
+    assert model.hparams["num_classes"] == 3
+    (values,) = trainer.test(model, datamodule=ToyData(), ckpt_path="best", verbose=False)
+    assert {f"test/{key}" for key in KEYS} == set(values)
+    assert best.best_model_score is not None
+    assert values["test/accuracy"] == pytest.approx(best.best_model_score.item())
+    assert model.test_metrics.groups().count.sum() == 37
+
+
+def test_weights_and_activations_are_channels_last() -> None:
+    model = Classifier(num_classes=3, backbone="smallresnet")
+    model.configure_model()
+    assert model.network is not None
+    seen: list[Tensor] = []
+    model.network.get_submodule("blocks").register_forward_hook(lambda *given: seen.append(given[2]))
+    model(torch.randn(4, 3, SIZE, SIZE))
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in model.network.parameters() if p.ndim == 4)
+
+
+def test_network_is_built_once_and_on_the_cpu() -> None:
+    model = Classifier(num_classes=3, backbone="smallresnet")
+    assert model.network is None
+    with torch.device("meta"):
+        model.configure_model()
+    network = model.network
+    model.configure_model()
+    assert model.network is network
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_data_without_bias_labels(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    (values,) = trainer.test(Classifier(backbone="smallresnet"), datamodule=ToyData(known=False), verbose=False)
+    assert set(values) == {"test/accuracy", "test/worst_class"}
+
+
+def test_predictions(tmp_path: Path) -> None:
+    batches = make_trainer(tmp_path, precision="bf16-mixed").predict(
+        Classifier(backbone="smallresnet"), datamodule=ToyData()
+    )
+    assert batches is not None
+    index = torch.cat([batch["index"] for batch in batches])  # type: ignore[call-overload]
+    probability = torch.cat([batch["probability"] for batch in batches])  # type: ignore[call-overload]
+    assert index.tolist() == list(range(37))
+    assert probability.dtype == torch.float32
+    torch.testing.assert_close(probability.sum(dim=1), torch.ones(37))
+
+
+@pytest.mark.parametrize(("backbone", "width"), [("smallresnet", 128), ("resnet18", 512), ("squeezenet1_1", 512)])
+def test_features_are_what_the_head_sees(backbone: str, width: int) -> None:
+    model = Classifier(num_classes=3, backbone=backbone).eval()
+    image = torch.randn(2, 3, 64, 64)
+    features = model.features(image)
+    assert features.shape == (2, width)
+    if backbone == "smallresnet":
+        assert model.network is not None
+        torch.testing.assert_close(model.network.get_submodule("head")(features), model(image))
+
+
+def test_checkpoint_holds_plain_values_and_loads(tmp_path: Path) -> None:
+    model = BiasedModule(backbone="smallresnet", q=0.6, optimizer=torch.optim.AdamW)
+    model.stage_name = "biased"
+    trainer = fitted(tmp_path, model)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert content["diffubias_stage"] == "biased"
+    assert content["hyper_parameters"] == {
+        "num_classes": 3,
+        "backbone": "smallresnet",
+        "weights": None,
+        "small_images": False,
+        "lr": 1e-3,
+        "q": 0.6,
+        "weighted_gce": False,
+    }
+    loaded = BiasedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    image = torch.randn(2, 3, SIZE, SIZE)
+    assert loaded.hparams["q"] == 0.6
+    torch.testing.assert_close(loaded.eval()(image), model.eval()(image))
+
+
+def test_checkpoint_of_another_stage_is_refused(tmp_path: Path) -> None:
+    model = BiasedModule(backbone="smallresnet")
+    model.stage_name = "biased"
+    fitted(tmp_path, model).save_checkpoint(tmp_path / "a.ckpt")
+    other = DebiasedModule(backbone="smallresnet")
+    other.stage_name = "debiased"
+    with pytest.raises(ConfigError, match=r"stage 'biased', not to 'debiased'"):
+        make_trainer(tmp_path).test(other, datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt")
+    other.stage_name = ""
+    make_trainer(tmp_path).test(other, datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+
+
+def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    fitted(tmp_path, Classifier(backbone="smallresnet")).save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.raises(ConfigError, match=r"model\.backbone smallresnet.*this run resnet18"):
+        make_trainer(tmp_path).test(
+            Classifier(backbone="resnet18"), datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt"
+        )
+
+
+def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
+    model = Classifier(num_classes=3, backbone="mobilenet_v3_small", weights="checkpoint:DEFAULT")
+    model.hparams["weights"] = "DEFAULT"
+    checkpoint: dict[str, Any] = {}
+    model.on_save_checkpoint(checkpoint)
+    again = Classifier(**checkpoint["hyper_parameters"])
+    again.configure_model()
+    again.on_save_checkpoint(checkpoint)
+    assert checkpoint["hyper_parameters"]["weights"] == "checkpoint:DEFAULT"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_classes_come_from_the_checkpoint_if_nothing_else_says() -> None:
+    checkpoint: dict[str, Any] = {}
+    Classifier(num_classes=3, backbone="smallresnet").on_save_checkpoint(checkpoint)
+    model = Classifier(backbone="smallresnet")
+    model.on_load_checkpoint(checkpoint)
+    assert model(torch.randn(2, 3, SIZE, SIZE)).shape == (2, 3)
+
+
+def test_classes_known_nowhere_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"model\.num_classes"):
+        Classifier().configure_model()
+
+
+def sgd_with_its_own_rate(parameters: Any, lr: float = 5.0) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+def test_lr_wins() -> None:
+    model = Classifier(num_classes=3, backbone="smallresnet", lr=0.25, optimizer=sgd_with_its_own_rate)
+    model.configure_model()
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_wrong_lr_is_a_clear_error() -> None:
+    model = Classifier(num_classes=3, backbone="smallresnet", lr=-1.0)
+    model.configure_model()
+    with pytest.raises(ConfigError, match=r"model\.lr"):
+        model.configure_optimizers()
+
+
+def halve_on_plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
+    return ReduceLROnPlateau(optimizer, monitor="train/loss")
+
+
+def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+
+
+def test_schedulers(tmp_path: Path) -> None:
+    fitted(tmp_path / "plateau", Classifier(backbone="smallresnet", scheduler=halve_on_plateau))
+    trainer = fitted(tmp_path, Classifier(backbone="smallresnet", scheduler=cosine))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
+
+
+def test_loss_that_is_no_number_stops_before_a_checkpoint(tmp_path: Path) -> None:
+    last = ModelCheckpoint(tmp_path / "checkpoints", save_last=True)
+    trainer = make_trainer(tmp_path, 2, callbacks=[last], num_sanity_val_steps=0)
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 0: .*model\.lr .*trainer\.precision"):
+        trainer.fit(Classifier(backbone="smallresnet"), datamodule=ToyData(broken=True))
+    assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_loss_that_is_no_number_stops_without_validation_too(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, 2, limit_val_batches=0)
+    with pytest.raises(TrainingError, match="epoch 0"):
+        trainer.fit(Classifier(backbone="smallresnet"), datamodule=ToyData(broken=True))
+
+
+CLI_FLAGS = [
+    "--model.lr=0.02",
+    "--model.optimizer",
+    "AdamW",
+    "--model.optimizer.weight_decay",
+    "1e-2",
+    "--model.scheduler",
+    "CosineAnnealingLR",
+    "--model.scheduler.T_max",
+    "10",
+    "--trainer.logger=false",
+]
+
+
+@pytest.mark.parametrize("module", [Classifier, BiasedModule, DebiasedModule])
+def test_command_line_reaches_optimizer_and_scheduler(
+    module: type[Classifier], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    cli = LightningCLI(
+        module,
+        ToyData,
+        run=False,
+        args=[*CLI_FLAGS, "--model.backbone=smallresnet", "--trainer.accelerator=cpu"],
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+    )
+    model = cli.model
+    model.trainer = cli.trainer
+    cli.trainer.datamodule = cli.datamodule  # type: ignore[attr-defined]
+    model.configure_model()
+    settings: Any = model.configure_optimizers()
+    assert type(settings["optimizer"]) is torch.optim.AdamW
+    assert settings["optimizer"].param_groups[0]["weight_decay"] == 1e-2
+    assert settings["optimizer"].param_groups[0]["initial_lr"] == 0.02
+    assert settings["lr_scheduler"]["scheduler"].T_max == 10
+
+
+@pytest.mark.parametrize("support", [False, True])
+def test_checkpoint_made_through_the_command_line_loads(
+    tmp_path: Path, support: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    cli = LightningCLI(
+        BiasedModule,
+        ToyData,
+        run=False,
+        args=[
+            *CLI_FLAGS,
+            "--model.backbone=smallresnet",
+            "--model.q=0.5",
+            "--trainer.accelerator=cpu",
+            "--trainer.fast_dev_run=true",
+            "--trainer.enable_progress_bar=false",
+        ],
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        load_from_checkpoint_support=support,
+    )
+    cli.trainer.fit(cli.model, cli.datamodule)
+    cli.trainer.save_checkpoint(tmp_path / "a.ckpt")
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    loaded = BiasedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert loaded.hparams["q"] == 0.5
+    assert loaded.num_classes == 3
+
+
+def run_test(rank: int, world_size: int, folder: Path, checkpoint: Path) -> dict[str, float]:
+    trainer = make_trainer(folder, devices=world_size, strategy="ddp" if world_size > 1 else "auto")
+    model = Classifier(backbone="smallresnet")
+    (values,) = trainer.test(model, datamodule=ToyData(), ckpt_path=checkpoint, verbose=False)
+    return {name: float(value) for name, value in values.items()}
+
+
+def nan_on_one_rank(rank: int, world_size: int, folder: Path) -> str:
+    trainer = make_trainer(folder, 3, devices=world_size, strategy="ddp", num_sanity_val_steps=0)
+    try:
+        trainer.fit(Classifier(backbone="smallresnet"), datamodule=ToyData(broken=True))
+    except TrainingError as error:
+        return str(error)
+    return ""
+
+
+def as_launched(rank: int, world_size: int, *args: Any) -> Any:
+    """Run under Lightning as torchrun would start it; the group that exists already is used."""
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(world_size)}
+    fn, *rest = args
+    result = fn(rank, world_size, *rest)
+    assert dist.is_initialized()
+    return result
+
+
+def test_two_processes_test_as_one(tmp_path: Path) -> None:
+    fitted(tmp_path, Classifier(backbone="smallresnet")).save_checkpoint(tmp_path / "a.ckpt")
+    one = run_test(0, 1, tmp_path, tmp_path / "a.ckpt")
+    two = run_ddp(as_launched, run_test, tmp_path, tmp_path / "a.ckpt")
+    assert two == [one, one]
+
+
+def test_both_processes_stop_for_the_nan_of_one(tmp_path: Path) -> None:
+    first, second = run_ddp(as_launched, nan_on_one_rank, tmp_path)
+    assert "loss became nan in epoch 0" in first
+    assert first == second
