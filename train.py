@@ -23,6 +23,7 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass, field
@@ -86,6 +87,10 @@ class OneLineParser(LightningArgumentParser):
         noise = ("Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>", "Does not validate against")
         lines = [line.strip(" -") for line in message.splitlines()]
         text = " ".join(line for line in lines if line and not line.startswith(noise))
+        # jsonargparse names the last part of a nested key only
+        ends = tuple(f".{key}" for key in re.findall(r"(?:Parser key|Option) [\"'](\w+)[\"']", text))
+        flags = [word.partition("=")[0] for word in sys.argv]
+        text = "".join([*(f"{flag}: " for flag in flags if ends and flag.endswith(ends)), text])
         sys.exit(_complain(f"{text} (every setting: train.py fit -h, or --print_config)"))
 
 
@@ -147,6 +152,8 @@ class DebiasCLI(LightningCLI):
         datamodule = self.datamodule
         datamodule.source = stage.data
         init = directories[stage.init_from] / "checkpoints" / "last.ckpt" if stage.init_from else None
+        if self.cfg.trainer.fast_dev_run:  # leaves no checkpoint
+            init = None
         callbacks: list[Callback] = [StageCallback(directory, seed, init)]
         if stage.synthesize != "no":
             callbacks.append(self._synthesize(stage))
@@ -162,7 +169,8 @@ class DebiasCLI(LightningCLI):
         trainer.fit(module, datamodule=datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
         (metrics,) = trainer.test(module, datamodule=datamodule, verbose=False)
         if trainer.is_global_zero and not self.cfg.trainer.fast_dev_run:
-            _write(directory / "test.json", json.dumps({k.removeprefix("test/"): v for k, v in metrics.items()}, indent=1))
+            values = {name.removeprefix("test/"): value for name, value in metrics.items()}
+            _write(directory / "test.json", json.dumps(values, indent=1))
             _write(directory / "done", "")
         for logger in trainer.loggers:
             logger.finalize("success")
@@ -172,7 +180,9 @@ class DebiasCLI(LightningCLI):
     def _build(self, key: str) -> Any:
         """Instantiate one part of the configuration, anew at every call."""
         if self.cfg.get(key) is None:
-            raise ConfigError(f"{key}: a stage needs it, but the configuration has no such key; add `{key}: class_path: …`")
+            raise ConfigError(
+                f"{key}: a stage needs this key and the configuration lacks it; add `{key}: class_path: …`"
+            )
         parser = self._parser(self.subcommand)
         try:
             return parser.instantiate(Namespace({key: self.cfg[key]}), instantiate_groups=False)[key]
@@ -195,10 +205,7 @@ class DebiasCLI(LightningCLI):
     def _trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
         """Make a Trainer whose every file is in ``directory``."""
         spec = self.cfg.trainer.clone()
-        for key, value in (stage.trainer if stage else {}).items():
-            if key not in spec:
-                raise ConfigError(f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h")
-            spec[key] = value
+        spec.update(Namespace(stage.trainer if stage else {}))
         if stage and stage.max_epochs is not None:
             spec.max_epochs = stage.max_epochs
         spec.default_root_dir = directory
@@ -243,13 +250,22 @@ class DebiasCLI(LightningCLI):
         earlier: set[str] = set()
         for name, stage in stages.items():
             if not isinstance(self.cfg.get(stage.module), Namespace):
-                raise ConfigError(f"stages.{name}.module: there is no module `{stage.module}`; add that key, or use model")
+                raise ConfigError(
+                    f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model"
+                )
             if stage.init_from and stage.init_from not in earlier:
-                raise ConfigError(f"stages.{name}.init_from: {stage.init_from} is no earlier stage; choose of {earlier or '{}'}")
+                raise ConfigError(
+                    f"stages.{name}.init_from: {stage.init_from} is no earlier stage; earlier: {[*earlier]}"
+                )
             earlier.add(name)
+            for key in stage.trainer:
+                if key not in self.cfg.trainer:
+                    raise ConfigError(
+                        f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h"
+                    )
             self._build(stage.module)
             if stage.synthesize != "no":
-                self._synthesize(stage)
+                self._synthesize(stage).check()
 
     def _run_dir(self) -> Path:
         if self.cfg.run_dir is not None:
@@ -283,7 +299,9 @@ class DebiasCLI(LightningCLI):
     def _trained_model(self) -> Path:
         for path in sorted(self.run_dir.glob("stages/*/checkpoints/last.ckpt"), reverse=True):
             return path
-        raise ConfigError(f"ckpt_path: no trained model in {self.run_dir}; run fit first, or give --ckpt_path or --run_dir")
+        raise ConfigError(
+            f"ckpt_path: no trained model in {self.run_dir}; run fit first or give --ckpt_path or --run_dir"
+        )
 
     @rank_zero_only
     def _report(self, directories: dict[str, Path]) -> None:
@@ -367,7 +385,8 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        sys.exit(_complain(f"disk full{f' at {error.filename}' if error.filename else ''}: free space, run the same command again"))
+        where = f" at {error.filename}" if error.filename else ""
+        sys.exit(_complain(f"no space left on the disk{where}: free some and run the same command again"))
 
 
 def _complain(message: str) -> int:

@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from datamodules import DebiasDataModule
+from callbacks.synthesis.mining import MiningData
 
 CELL, GAP, CAPTION, DRAWN = 96, 8, 250, 5  # pixels of a picture, between pictures, of a caption; pictures drawn a row
 
 
-def draw_strip(datamodule: DebiasDataModule, directory: Path, rows: int = 8) -> Path | None:
+def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path | None:
     """Draw ``strip.png``, one row a mined image: the image, its captions, and images drawn from them.
 
     Every class has its turn, the highest loss first.

@@ -1,13 +1,15 @@
 """The Miniature: a procedural world of coloured shapes on textured backgrounds.
 
-The class of a picture is its **shape**. The **background** is the shortcut: in a biased set nearly every circle lies on grass, every
-square on water, and so on. The **colour** of the object, its place, its turn and the light are free. A picture costs about 0.3 ms, so
-that no data set has to be stored.
+The class of a picture is its **shape**. The **background** is the shortcut: in a biased set nearly every circle lies on
+grass, every square on water, and so on. The **colour** of the object, its place, its turn and the light are free. A
+picture costs about 0.3 ms, so that no data set has to be stored.
 
-Picture ``i`` of a set depends on ``(seed, i)`` and on its groups only: a shorter or a longer set with the same seed has the same pictures.
+Picture ``i`` of a set depends on ``(seed, i)`` and on its groups only: a shorter or a longer set with the same seed has
+the same pictures.
 
-Seeds from :data:`BUILD_SEED` upwards are reserved for the training of the embedded models (``assets/build.py``). Data sets use smaller
-ones, so that the text-to-image model has never seen a picture that a classifier is trained or tested on.
+Seeds from :data:`BUILD_SEED` upwards are reserved for the training of the embedded models (``assets/build.py``). Data
+sets use smaller ones, so that the text-to-image model has never seen a picture that a classifier is trained or tested
+on.
 """
 
 from __future__ import annotations
@@ -315,7 +317,7 @@ def render(
             f"shapes and backgrounds must be lists of one length, got {shape_list.shape} and {background_list.shape}"
         )
     for name, values, known in (("shapes", shape_list, SHAPES), ("backgrounds", background_list, BACKGROUNDS)):
-        if values.size and not (0 <= values.min() and values.max() < len(known)):
+        if values.size and not (values.min() >= 0 and values.max() < len(known)):
             raise ValueError(f"{name} must lie in 0..{len(known) - 1}, got {values.min()}..{values.max()}")
     pictures = np.empty((len(shape_list), SIZE, SIZE, 3), dtype=np.uint8)
     colours = np.empty(len(shape_list), dtype=np.int64)
@@ -325,14 +327,13 @@ def render(
     return pictures, colours
 
 
-def biased_groups(
-    count: int, conflict_ratio: float, seed: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def biased_groups(count: int, conflict_ratio: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Choose the groups of a biased set exactly, not by chance.
 
-    The classes are balanced. ``round(count * conflict_ratio)`` pictures are in conflict with the shortcut, shared equally among the
-    classes, and those of a class are spread evenly over the seven other backgrounds. All others are aligned: the background has the index of the
-    shape. The ratio ``7 / 8`` gives the unbiased set, in which background and shape are independent.
+    The classes are balanced. ``round(count * conflict_ratio)`` pictures are in conflict with the shortcut, shared
+    equally among the classes, and those of a class are spread evenly over the seven other backgrounds. All others are
+    aligned: the background has the index of the shape. The ratio ``7 / 8`` gives the unbiased set, in which background
+    and shape are independent.
 
     Args:
         count: number of pictures.
@@ -366,7 +367,7 @@ def biased_groups(
 def _shares(
     total: int, parts: int, rng: np.random.Generator, ahead: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
-    """Split a total into equal whole parts; the remainder goes to parts drawn at random, the largest of ``ahead`` first."""
+    """Split a total into equal whole parts; the remainder goes to random parts, the largest of ``ahead`` first."""
     shares = np.full(parts, total // parts, dtype=np.int64)
     order = rng.permutation(parts)
     if ahead is not None:
@@ -376,7 +377,7 @@ def _shares(
 
 
 def describe(scene: Scene, template: str) -> str:
-    """Fill a template's ``{shape}``, ``{background}``, ``{colour}`` and ``{article}`` (of the colour) with the words of a scene."""
+    """Fill a template's ``{shape}``, ``{background}``, ``{colour}`` and its ``{article}`` with a scene's words."""
     colour = COLOURS[scene.colour]
     article = "an" if colour[0] in "aeiou" else "a"
     return template.format(

@@ -88,8 +88,8 @@ class GroupMetrics(Metric):
             Value by name; empty if there was no sample.
         """
         kept = self.records if isinstance(self.records, list) else [self.records]
-        records = torch.cat([torch.empty(0, 4, dtype=torch.int64, device=self.device), *kept])
-        label, bias, correct = _without_doubles(records.cpu())
+        records = torch.cat(kept).cpu() if kept else torch.empty(0, 4, dtype=torch.int64)
+        label, bias, correct = _without_doubles(records)
         known = bias >= 0
         has_bias = bool(known.any())
         classes = self._count(label, torch.full_like(label, -1), correct, 1)

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch.multiprocessing import set_forkserver_preload
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
-_PRELOADED = ("torch.distributed", "torchvision", "lightning.pytorch")
+_PRELOADED = ("torch.distributed", "torchvision", "lightning.pytorch", "tests.preload")
 
 
 class RankError(RuntimeError):

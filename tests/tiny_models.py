@@ -1,15 +1,17 @@
 """Tiny models of the real classes, with random weights, saved as the hub's repositories are."""
 
-import os
+import importlib
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-WORDS = (
-    "a photo of the man woman boat dog cat tree house water grass sand red blue green big small on in under near "
-    "climbing diving fishing racing throwing vaulting street river rock sky snow sun image shows holding"
-).split()
+WORDS = [
+    "a", "photo", "of", "the", "man", "woman", "boat", "dog", "cat", "tree", "house", "water", "grass", "sand", "red",
+    "blue", "green", "big", "small", "on", "in", "under", "near", "climbing", "diving", "fishing", "racing", "throwing",
+    "vaulting", "street", "river", "rock", "sky", "snow", "sun", "image", "shows", "holding",
+]  # fmt: skip
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : "
     "{% for part in message.content %}{% if part.type == 'image' %}<image>{% else %} {{ part.text }}{% endif %}"
@@ -19,6 +21,11 @@ TEXT_ONLY_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] + ' ' + message['content'] | trim + ' ' }}"
     "{% endfor %}{% if add_generation_prompt %}assistant{% endif %}"
 )
+
+
+def _module(name: str) -> Any:
+    """Import a library whose classes carry no types."""
+    return importlib.import_module(name)
 
 
 def _vocabulary(special: list[str]) -> dict[str, int]:
@@ -31,13 +38,13 @@ def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> A
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
     from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
+    hf = _module("transformers")
 
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
     inner = Tokenizer(WordLevel(_vocabulary(special), unk_token="<unk>"))
     inner.pre_tokenizer = Whitespace()
     inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
+    return hf.PreTrainedTokenizerFast(
         tokenizer_object=inner,
         bos_token="<s>",
         eos_token="</s>",
@@ -51,34 +58,32 @@ def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> A
 
 def clip_tokenizer(folder: Path, max_length: int = 16) -> Any:
     """Return a CLIP tokenizer over single letters, so that long words fill it quickly."""
-    import json
-
-    from transformers import CLIPTokenizer
+    hf = _module("transformers")
 
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(vocabulary)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(
+    return hf.CLIPTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=max_length, pad_token="<|endoftext|>"
     )
 
 
 def clip_text_config(max_length: int = 16, hidden: int = 32, **more: Any) -> Any:
     """Return the configuration of a tiny CLIP text encoder for :func:`clip_tokenizer`."""
-    from transformers import CLIPTextConfig
+    hf = _module("transformers")
 
-    return CLIPTextConfig(
+    return hf.CLIPTextConfig(
         vocab_size=54, hidden_size=hidden, intermediate_size=37, num_attention_heads=4, num_hidden_layers=2,
         max_position_embeddings=max_length, bos_token_id=52, eos_token_id=53, pad_token_id=53, **more,
     )  # fmt: skip
 
 
 def _vae(latent_channels: int = 4, **more: Any) -> Any:
-    from diffusers import AutoencoderKL
+    sd = _module("diffusers")
 
-    return AutoencoderKL(
+    return sd.AutoencoderKL(
         block_out_channels=[8, 8], in_channels=3, out_channels=3, down_block_types=["DownEncoderBlock2D"] * 2,
         up_block_types=["UpDecoderBlock2D"] * 2, latent_channels=latent_channels, norm_num_groups=4, sample_size=32,
         **more,
@@ -87,24 +92,23 @@ def _vae(latent_channels: int = 4, **more: Any) -> Any:
 
 def save_stable_diffusion(folder: Path, channels: int = 8, safety_checker: Any = None) -> Path:
     """Save a Stable Diffusion 1 pipeline that draws 32 x 32 pixels."""
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPImageProcessor, CLIPTextModel
+    sd = _module("diffusers")
+    hf = _module("transformers")
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    unet = sd.UNet2DConditionModel(
         block_out_channels=(channels, 2 * channels), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=32, attention_head_dim=2, norm_num_groups=4,
     )  # fmt: skip
-    kind: Any = StableDiffusionPipeline
-    pipeline = kind(
+    pipeline = sd.StableDiffusionPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(clip_text_config()),
+        text_encoder=hf.CLIPTextModel(clip_text_config()),
         tokenizer=clip_tokenizer(folder / "raw"),
         unet=unet,
-        scheduler=DDIMScheduler(beta_schedule="scaled_linear"),
+        scheduler=sd.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1),
         safety_checker=safety_checker,
-        feature_extractor=CLIPImageProcessor(size=32, crop_size=32) if safety_checker is not None else None,
+        feature_extractor=hf.CLIPImageProcessor(size=32, crop_size=32) if safety_checker is not None else None,
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
@@ -113,74 +117,104 @@ def save_stable_diffusion(folder: Path, channels: int = 8, safety_checker: Any =
 
 def save_stable_diffusion_xl(folder: Path) -> Path:
     """Save a Stable Diffusion XL pipeline with its two text encoders."""
-    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+    sd = _module("diffusers")
+    hf = _module("transformers")
 
     torch.manual_seed(0)
-    unet = UNet2DConditionModel(
+    unet = sd.UNet2DConditionModel(
         block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, transformer_layers_per_block=(1, 2), projection_class_embeddings_input_dim=80,
         cross_attention_dim=64, norm_num_groups=4,
     )  # fmt: skip
-    kind: Any = StableDiffusionXLPipeline
-    pipeline = kind(
+    pipeline = sd.StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(clip_text_config(projection_dim=32)),
-        text_encoder_2=CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
+        text_encoder=hf.CLIPTextModel(clip_text_config(projection_dim=32)),
+        text_encoder_2=hf.CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
         tokenizer=clip_tokenizer(folder / "raw"),
         tokenizer_2=clip_tokenizer(folder / "raw"),
         unet=unet,
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear"),
+        scheduler=sd.EulerDiscreteScheduler(beta_schedule="scaled_linear"),
     )
     pipeline.save_pretrained(folder)
     return folder
 
 
-def save_stable_diffusion_3(folder: Path) -> Path:
-    """Save a Stable Diffusion 3 pipeline without the T5 encoder, as it may be loaded to save memory."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-    from transformers import CLIPTextModelWithProjection
+def t5_encoder(hidden: int = 32) -> tuple[Any, Any]:
+    """Return a T5 encoder and its tokenizer of whole words."""
+    hf = _module("transformers")
+
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), *((f"\u2581{word}", -2.0) for word in WORDS)]
+    tokenizer: Any = hf.T5Tokenizer(vocab=vocabulary, extra_ids=0, additional_special_tokens=None, model_max_length=64)
+    config = hf.T5Config(
+        vocab_size=len(tokenizer), d_model=hidden, d_kv=8, d_ff=37, num_layers=2, num_heads=4, pad_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    return hf.T5EncoderModel(config), tokenizer
+
+
+def save_pixart(folder: Path) -> Path:
+    """Save a PixArt-alpha pipeline: a diffusion transformer with a T5 encoder."""
+    sd = _module("diffusers")
 
     torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
+    encoder, tokenizer = t5_encoder()
+    transformer = sd.PixArtTransformer2DModel(
+        sample_size=16, num_layers=2, patch_size=2, attention_head_dim=8, num_attention_heads=3, caption_channels=32,
+        in_channels=4, cross_attention_dim=24, out_channels=8, attention_bias=True, activation_fn="gelu-approximate",
+        num_embeds_ada_norm=1000, norm_type="ada_norm_single", norm_elementwise_affine=False, norm_eps=1e-6,
+        use_additional_conditions=False,
+    )  # fmt: skip
+    sd.PixArtAlphaPipeline(
+        tokenizer=tokenizer, text_encoder=encoder, vae=_vae(), transformer=transformer, scheduler=sd.DDIMScheduler()
+    ).save_pretrained(folder)
+    return folder
+
+
+def save_stable_diffusion_3(folder: Path) -> Path:
+    """Save a Stable Diffusion 3 pipeline with its three text encoders."""
+    sd = _module("diffusers")
+    hf = _module("transformers")
+
+    torch.manual_seed(0)
+    transformer = sd.SD3Transformer2DModel(
         sample_size=16, patch_size=1, in_channels=4, num_layers=1, attention_head_dim=8, num_attention_heads=4,
         caption_projection_dim=32, joint_attention_dim=64, pooled_projection_dim=64, out_channels=4,
     )  # fmt: skip
-    kind: Any = StableDiffusion3Pipeline
-    pipeline = kind(
+    t5, t5_tokenizer = t5_encoder(64)
+    pipeline = sd.StableDiffusion3Pipeline(
         transformer=transformer,
         vae=_vae(use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06, scaling_factor=1.5),
-        text_encoder=CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
-        text_encoder_2=CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
-        text_encoder_3=None,
+        text_encoder=hf.CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
+        text_encoder_2=hf.CLIPTextModelWithProjection(clip_text_config(projection_dim=32)),
+        text_encoder_3=t5,
         tokenizer=clip_tokenizer(folder / "raw"),
         tokenizer_2=clip_tokenizer(folder / "raw"),
-        tokenizer_3=None,
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        tokenizer_3=t5_tokenizer,
+        scheduler=sd.FlowMatchEulerDiscreteScheduler(),
     )
     pipeline.save_pretrained(folder)
     return folder
 
 
 def _clip_vision_config(size: int = 32) -> Any:
-    from transformers import CLIPVisionConfig
+    hf = _module("transformers")
 
-    return CLIPVisionConfig(
-        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=size, patch_size=16,
-        projection_dim=32,
+    return hf.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=size,
+        patch_size=16, projection_dim=32,
     )  # fmt: skip
 
 
-def save_safety_checker() -> Any:
+def safety_checker() -> Any:
     """Return a safety checker with random weights; set ``concept_embeds_weights`` to choose what it flags."""
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-    from transformers import CLIPConfig
+    parts = _module("diffusers.pipelines.stable_diffusion")
+    hf = _module("transformers")
 
     torch.manual_seed(0)
     vision = _clip_vision_config().to_dict()
-    checker: Any = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=32))  # type: ignore[no-untyped-call]
+    checker: Any = parts.StableDiffusionSafetyChecker(hf.CLIPConfig(vision_config=vision, projection_dim=32))
     return checker
 
 
@@ -192,35 +226,28 @@ def save_llava(folder: Path, template: str = LLAVA_TEMPLATE, old_processor: bool
         template: Chat template of the processor.
         old_processor: Like older repositories: the template in the tokenizer only, no patch size in the processor.
     """
-    from transformers import (
-        CLIPImageProcessor,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    hf = _module("transformers")
 
     torch.manual_seed(0)
     tokenizer = word_tokenizer(template if old_processor else None)
-    text = LlamaConfig(
+    text = hf.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip
-    model: Any = LlavaForConditionalGeneration(
-        LlavaConfig(
+    model: Any = hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(
             vision_config=_clip_vision_config(), text_config=text, image_token_index=4, image_token_id=4,
             vision_feature_layer=-1, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
     model.generation_config.eos_token_id = 2
-    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    images = hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     model.save_pretrained(folder)
     if old_processor:
         tokenizer.save_pretrained(folder)
         images.save_pretrained(folder)
     else:
-        processor: Any = LlavaProcessor
-        processor(
+        hf.LlavaProcessor(
             images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=template,
             num_additional_image_tokens=1,
         ).save_pretrained(folder)  # fmt: skip
@@ -229,69 +256,48 @@ def save_llava(folder: Path, template: str = LLAVA_TEMPLATE, old_processor: bool
 
 def save_blip(folder: Path) -> Path:
     """Save a BLIP captioner."""
-    from transformers import (
-        BertTokenizer,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipImageProcessor,
-        BlipProcessor,
-        BlipTextConfig,
-        BlipVisionConfig,
-    )
+    hf = _module("transformers")
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
     (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]))
-    tokenizer: Any = BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
-    text = BlipTextConfig(
+    tokenizer: Any = hf.BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
+    text = hf.BlipTextConfig(
         vocab_size=len(tokenizer), hidden_size=32, encoder_hidden_size=32, intermediate_size=37, num_hidden_layers=2,
         num_attention_heads=4, max_position_embeddings=64, bos_token_id=5, eos_token_id=3, sep_token_id=3,
         pad_token_id=0, projection_dim=32,
     )  # fmt: skip
-    vision = BlipVisionConfig(
+    vision = hf.BlipVisionConfig(
         hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=16,
         projection_dim=32,
     )  # fmt: skip
-    config = BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=32)
-    model: Any = BlipForConditionalGeneration(config)
+    config = hf.BlipConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=32)
+    model: Any = hf.BlipForConditionalGeneration(config)
     model.save_pretrained(folder)
-    processor: Any = BlipProcessor
-    processor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    hf.BlipProcessor(hf.BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
     return folder
 
 
 def save_vision_encoder_decoder(folder: Path) -> Path:
     """Save a ViT + GPT-2 captioner with its image processor and tokenizer side by side, without a processor."""
-    from transformers import (
-        GPT2Config,
-        GPT2LMHeadModel,
-        VisionEncoderDecoderModel,
-        ViTConfig,
-        ViTImageProcessor,
-        ViTModel,
-    )
+    hf = _module("transformers")
 
     torch.manual_seed(0)
     tokenizer = word_tokenizer(max_length=32)
-    encoder: Any = ViTModel(
-        ViTConfig(hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=32,
-                  patch_size=8)
+    encoder: Any = hf.ViTModel(
+        hf.ViTConfig(hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=32,
+                     patch_size=8)
     )  # fmt: skip
-    decoder: Any = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4, add_cross_attention=True,
-                   bos_token_id=1, eos_token_id=2)
+    decoder: Any = hf.GPT2LMHeadModel(
+        hf.GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4,
+                      add_cross_attention=True, bos_token_id=1, eos_token_id=2)
     )  # fmt: skip
-    model: Any = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
+    model: Any = hf.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
     for config in (model.config, model.generation_config):
         config.decoder_start_token_id, config.bos_token_id = 1, 1
         config.eos_token_id, config.pad_token_id = 2, 0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
-
-
-def offline() -> None:
-    """Keep the hub out of the tests."""
-    os.environ["HF_HUB_OFFLINE"] = "1"

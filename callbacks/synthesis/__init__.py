@@ -1,0 +1,20 @@
+"""The parts of the synthesis: mine, caption, filter, generate, judge, record."""
+
+from callbacks.synthesis.captioner import BaseCaptioner, Captioner
+from callbacks.synthesis.gate import Gate
+from callbacks.synthesis.generator import DiffusersGenerator, Generator, Sample
+from callbacks.synthesis.miner import LossMiner, Miner
+from callbacks.synthesis.text_filter import FilterResult, TextFilter
+
+__all__ = [
+    "BaseCaptioner",
+    "Captioner",
+    "DiffusersGenerator",
+    "FilterResult",
+    "Gate",
+    "Generator",
+    "LossMiner",
+    "Miner",
+    "Sample",
+    "TextFilter",
+]

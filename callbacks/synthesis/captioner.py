@@ -1,0 +1,292 @@
+"""Images to texts, through any transformers image-text-to-text model."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from callbacks.synthesis.models import Source, check_source, find_source, free_memory, load, pick_dtype
+from callbacks.synthesis.part import Part
+from callbacks.synthesis.sampling import RowSampler
+from lightning_modules.errors import ConfigError
+
+LOGGER = logging.getLogger("diffubias")
+KEY = "synthesize.captioner"
+INSTRUCTION = "Describe this image in one sentence."
+
+
+class BaseCaptioner(Part, ABC):
+    """Writes captions.
+
+    Attributes:
+        captions_per_image: Texts for each image.
+        batch_size: Images a call of :meth:`caption` should get.
+    """
+
+    captions_per_image: int = 3
+    batch_size: int = 8
+
+    def check(self) -> None:
+        """Find out cheaply whether the model is there; called before the fit that precedes the synthesis."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> None:
+        """Bring the model to ``device``; called once before the first caption."""
+
+    @abstractmethod
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Write captions.
+
+        Args:
+            images: RGB pictures of any size.
+            seeds: For every image one seed a caption; a caption is a function of its image and its seed.
+
+        Returns:
+            ``captions_per_image`` texts for every image.
+        """
+
+    def release(self) -> None:
+        """Give the memory back."""
+
+
+class Captioner(BaseCaptioner):
+    """Samples captions from LLaVA, BLIP, VisionEncoderDecoder and their kin, all texts of a batch in one ``generate``.
+
+    The paper uses LLaVA-Llama-3-8B by XTuner (arXiv 2411.16079, section 3.3) and gives neither prompt nor decoding; the
+    authors' code uses BLIP with nucleus sampling at 0.9. A light choice with safetensors is
+    ``Salesforce/blip-image-captioning-large``.
+
+    Args:
+        model: Hub id or local folder written by ``save_pretrained``.
+        revision: Commit of the hub repository.
+        prompt: Instruction of a chat model (null: "Describe this image in one sentence."), or the beginning of every
+            caption for BLIP-like models (null: none; it is cut off again). Models without a text input take none.
+        captions_per_image: Texts for each image.
+        max_new_tokens: Longest caption, in tokens.
+        temperature: Above 0; small values make the texts alike.
+        top_p: Nucleus of the sampling, in (0, 1].
+        batch_size: Images a batch; changes the speed only.
+        dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        download: Whether the model may be fetched; without it nothing touches the network.
+    """
+
+    volatile: ClassVar[frozenset[str]] = frozenset({"batch_size", "download"})
+
+    def __init__(
+        self,
+        model: str = "xtuner/llava-llama-3-8b-v1_1-transformers",
+        revision: str | None = None,
+        prompt: str | None = None,
+        captions_per_image: int = 3,
+        max_new_tokens: int = 60,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        batch_size: int = 8,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        download: bool = False,
+    ) -> None:
+        for name, value in (
+            ("captions_per_image", captions_per_image),
+            ("max_new_tokens", max_new_tokens),
+            ("batch_size", batch_size),
+        ):
+            if value < 1:
+                raise ConfigError(f"{KEY}.{name} must be at least 1, got {value}")
+        if temperature <= 0 or not 0 < top_p <= 1:
+            raise ConfigError(
+                f"{KEY}: temperature must be above 0 and top_p in (0, 1], got {temperature} and {top_p}"
+            )
+        self.model = model
+        self.revision = revision
+        self.prompt = prompt
+        self.captions_per_image = captions_per_image
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.batch_size = batch_size
+        self.dtype = dtype
+        self.download = download
+        self._network: Any = None
+        self._reader: _Reader | None = None
+
+    def check(self) -> None:
+        """Look whether the model is there.
+
+        Raises:
+            ConfigError: See :func:`callbacks.synthesis.models.check_source`.
+        """
+        check_source(self._source(), "config.json")
+
+    def _source(self) -> Source:
+        return find_source(self.model, self.revision, self.download, KEY)
+
+    def load(self, device: torch.device) -> None:
+        """Load model and processor.
+
+        Raises:
+            ConfigError: See :func:`callbacks.synthesis.models.load`.
+        """
+        if self._network is not None:
+            return
+        from transformers import AutoModelForImageTextToText
+
+        source = self._source()
+        dtype = pick_dtype(self.dtype, device)
+        network: Any = load(
+            source,
+            lambda: AutoModelForImageTextToText.from_pretrained(
+                source.location,
+                revision=source.revision or "main",
+                local_files_only=source.local_files_only,
+                use_safetensors=True,
+                dtype=dtype,
+            ),
+        )
+        self._reader = load(source, lambda: _Reader(source, network, self.prompt))
+        self._network = network.to(device).eval()
+
+    def release(self) -> None:
+        """Drop the model."""
+        self._network = self._reader = None
+        free_memory()
+
+    @torch.inference_mode()
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[Sequence[int]]) -> list[list[str]]:
+        """Write ``captions_per_image`` texts for every image in one batched ``generate``."""
+        if self._network is None or self._reader is None:
+            raise RuntimeError("call load() before caption()")
+        from transformers import LogitsProcessorList
+
+        inputs = self._reader.inputs(images).to(self._network.device)
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._network.dtype)
+        rows = [seed for own in seeds for seed in own]
+        sampler = RowSampler(rows, self.max_new_tokens, self.temperature, self.top_p)
+        prompt = inputs.get("input_ids")
+        output = self._network.generate(
+            **inputs,
+            do_sample=True,
+            num_beams=1,
+            num_return_sequences=self.captions_per_image,
+            max_new_tokens=self.max_new_tokens,
+            # The sampler applies both itself; the model's own defaults would come after it.
+            temperature=1.0,
+            top_p=1.0,
+            top_k=0,
+            logits_processor=LogitsProcessorList([sampler]),
+        )
+        if prompt is not None:
+            output = drop_prompt(output, prompt.repeat_interleave(self.captions_per_image, dim=0))
+        texts = self._reader.decode(output)
+        count = self.captions_per_image
+        return [texts[start : start + count] for start in range(0, len(texts), count)]
+
+
+def drop_prompt(output: Tensor, prompt: Tensor) -> Tensor:
+    """Cut the prompt off, where the model repeats it.
+
+    Args:
+        output: Token ids [R, T] from ``generate``.
+        prompt: Token ids [R, P] that went in.
+
+    Returns:
+        Token ids of the new text. Encoder-decoder models do not repeat the prompt; BLIP drops its last token.
+    """
+    for length in (prompt.shape[1], prompt.shape[1] - 1):
+        if 0 < length <= output.shape[1] and bool((output[:, :length] == prompt[:, :length]).all()):
+            return output[:, length:]
+    return output
+
+
+class _Reader:
+    """Makes model inputs from pictures and texts from tokens, whatever processor the model comes with."""
+
+    def __init__(self, source: Source, network: Any, prompt: str | None) -> None:
+        import transformers
+
+        auto: Any = transformers
+        options: dict[str, Any] = {
+            "revision": source.revision or "main",
+            "local_files_only": source.local_files_only,
+        }
+        self.processor: Any = None
+        try:
+            found = auto.AutoProcessor.from_pretrained(source.location, **options)
+            self.processor = found if isinstance(found, transformers.ProcessorMixin) else None
+        except (OSError, ValueError, KeyError) as error:
+            LOGGER.debug("%s has no processor (%s): its parts are read one by one", source.location, error)
+        if self.processor is None:
+            self.image_processor = auto.AutoImageProcessor.from_pretrained(source.location, **options)
+            self.tokenizer = auto.AutoTokenizer.from_pretrained(source.location, **options)
+        else:
+            self.tokenizer = self.processor.tokenizer
+            _complete(self.processor, network.config)
+        # Prompts of a batch must end side by side where the new text begins.
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.has_text_input = self.processor is not None and not network.config.is_encoder_decoder
+        if prompt is not None and not self.has_text_input:
+            raise ConfigError(f"{KEY}.prompt: {source.location} takes no text: set the prompt to null")
+        self.text = self._render(prompt) if self.has_text_input else None
+
+    def _render(self, prompt: str | None) -> str | None:
+        """Write the text input of one image: by the chat template if there is one, else the bare prompt."""
+        image_token = getattr(self.processor, "image_token", None) or ""
+        multimodal = [{"type": "image"}, {"type": "text", "text": prompt or INSTRUCTION}]
+        plain_text = f"{image_token}\n{prompt or INSTRUCTION}"
+        # Some LLaVA repositories carry the language model's template only, which knows text but no image parts.
+        candidates: list[tuple[Any, Any]] = [
+            (self.processor, multimodal),
+            (self.processor, plain_text),
+            (self.tokenizer, plain_text),
+        ]
+        for owner, content in candidates:
+            if not getattr(owner, "chat_template", None):
+                continue
+            try:
+                text = owner.apply_chat_template(
+                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                )
+            except Exception as error:
+                LOGGER.debug("a chat template does not accept %r: %s", content, error)
+                continue
+            # A template for texts may print the list of parts itself instead of its picture.
+            listed = not isinstance(text, str) or "'type'" in text
+            if not listed and (not image_token or text.count(image_token) == 1):
+                return str(text)
+        if image_token and image_token not in (prompt or ""):
+            return plain_text
+        return prompt
+
+    def inputs(self, images: Sequence[Image.Image]) -> Any:
+        """Return the batch for ``generate``."""
+        pictures = list(images)
+        if self.processor is None:
+            return self.image_processor(pictures, return_tensors="pt")
+        if self.text is None:
+            return self.processor(images=pictures, return_tensors="pt")
+        bos = self.tokenizer.bos_token
+        # The template has written the first token already; a second one would be added.
+        special = {"add_special_tokens": False} if bos and self.text.startswith(bos) else {}
+        texts = [self.text] * len(pictures)
+        return self.processor(images=pictures, text=texts, padding=True, return_tensors="pt", **special)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Return texts with single spaces."""
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Give an old LLaVA processor what it must know about the vision tower (older repositories lack it)."""
+    if getattr(processor, "patch_size", 0) is not None:
+        return
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # CLIP puts a class token before the patches, SigLIP does not.
+    processor.num_additional_image_tokens = int(config.vision_config.model_type.startswith("clip"))

@@ -1,0 +1,259 @@
+"""Prompts to images, through any diffusers text-to-image pipeline."""
+
+import inspect
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from callbacks.synthesis.models import Source, check_source, find_source, free_memory, load, pick_dtype
+from callbacks.synthesis.part import Part
+from lightning_modules.errors import ConfigError
+
+LOGGER = logging.getLogger("diffubias")
+KEY = "synthesize.generator"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One drawn image.
+
+    Attributes:
+        image: uint8 [H, W, 3], or None where the numbers were no image.
+        unsafe: The pipeline's safety checker blacked it out.
+        nan: It held values that are not numbers.
+    """
+
+    image: npt.NDArray[np.uint8] | None
+    unsafe: bool = False
+    nan: bool = False
+
+
+class Generator(Part, ABC):
+    """Draws images.
+
+    Attributes:
+        batch_size: Prompts a call of :meth:`sample` should get.
+    """
+
+    batch_size: int = 8
+
+    def check(self) -> None:
+        """Find out cheaply whether the model is there; called before the fit that precedes the synthesis."""
+
+    @abstractmethod
+    def load(self, device: torch.device) -> None:
+        """Bring the model to ``device``; called once before the first image."""
+
+    @abstractmethod
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """Draw one image a prompt; an image is a function of its prompt and its seed, up to rounding."""
+
+    def prompt(self, caption: str) -> str:
+        """Turn a caption into the prompt that is drawn."""
+        return caption
+
+    def expected_size(self) -> tuple[int, int] | None:
+        """Return (width, height) in pixels that every image must have, None where any will do."""
+        return None
+
+    def truncated(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Return how many prompts each text encoder cuts, by the name of its tokenizer."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest says about the origin: generator, revision, steps, guidance."""
+        return {"generator": type(self).__name__, "revision": None, "steps": None, "guidance": None}
+
+    def release(self) -> None:
+        """Give the memory back."""
+
+
+class DiffusersGenerator(Generator):
+    """Stable Diffusion 1.5, 2, XL, 3, PixArt, ... : the pipeline class stands in the model's own ``model_index.json``.
+
+    Image i starts from noise of its own CPU generator, so that ``pipeline(prompt, generator=torch.Generator("cpu")
+    .manual_seed(seed))`` draws the image of any manifest record again.
+
+    Args:
+        model: Hub id or local folder written by ``save_pretrained``.
+        revision: Commit of the hub repository.
+        steps: Denoising steps.
+        guidance: Classifier-free guidance scale (Ho & Salimans 2022).
+        scheduler: Class name in diffusers to use in place of the model's own, for example DPMSolverMultistepScheduler.
+        width: Pixels; null for the model's own size.
+        height: Pixels; null for the model's own size.
+        negative_prompt: What not to draw.
+        prompt_template: Text around the caption; ``{caption}`` stands for it.
+        dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+        batch_size: Images a batch; changes the speed only, up to rounding.
+        download: Whether the model may be fetched; without it nothing touches the network.
+        extra: Further arguments of the pipeline's call.
+    """
+
+    def __init__(
+        self,
+        model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        revision: str | None = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        steps: int = 50,
+        guidance: float = 7.5,
+        scheduler: str | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        negative_prompt: str | None = None,
+        prompt_template: str = "{caption}",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        batch_size: int = 8,
+        download: bool = False,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        if steps < 1 or batch_size < 1:
+            raise ConfigError(f"{KEY}: steps and batch_size must be at least 1, got {steps} and {batch_size}")
+        if "{caption}" not in prompt_template:
+            raise ConfigError(f"{KEY}.prompt_template must hold {{caption}}, got {prompt_template!r}")
+        self.model = model
+        self.revision = revision
+        self.steps = steps
+        self.guidance = guidance
+        self.scheduler = scheduler
+        self.width = width
+        self.height = height
+        self.negative_prompt = negative_prompt
+        self.prompt_template = prompt_template
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.download = download
+        self.extra = dict(extra or {})
+        self._pipeline: Any = None
+
+    def prompt(self, caption: str) -> str:
+        """Put the caption into ``prompt_template``."""
+        return self.prompt_template.replace("{caption}", caption)
+
+    def expected_size(self) -> tuple[int, int] | None:
+        """Return the configured size, None where the model's own is taken."""
+        return (self.width, self.height) if self.width and self.height else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, revision, steps and guidance."""
+        return {
+            "generator": self.model,
+            "revision": self.revision,
+            "steps": self.steps,
+            "guidance": self.guidance,
+        }
+
+    def check(self) -> None:
+        """Look whether the pipeline is there.
+
+        Raises:
+            ConfigError: See :func:`callbacks.synthesis.models.check_source`.
+        """
+        check_source(self._source(), "model_index.json")
+
+    def _source(self) -> Source:
+        return find_source(self.model, self.revision, self.download, KEY)
+
+    def load(self, device: torch.device) -> None:
+        """Load the pipeline.
+
+        Raises:
+            ConfigError: See :func:`callbacks.synthesis.models.load`; unknown scheduler; option the pipeline lacks.
+        """
+        if self._pipeline is not None:
+            return
+        import diffusers
+
+        source = self._source()
+        loader: Any = diffusers.DiffusionPipeline
+        pipeline = load(
+            source,
+            lambda: loader.from_pretrained(
+                source.location,
+                revision=source.revision,
+                local_files_only=source.local_files_only,
+                use_safetensors=True,
+                dtype=pick_dtype(self.dtype, device),
+            ),
+        )
+        if self.scheduler is not None:
+            pipeline.scheduler = _make_scheduler(self.scheduler, pipeline.scheduler)
+        pipeline.set_progress_bar_config(disable=True)
+        wanted = {"prompt", "generator", "num_inference_steps", "guidance_scale", "output_type", *self._options()}
+        missing = sorted(wanted - set(inspect.signature(pipeline.__call__).parameters))
+        if missing:
+            raise ConfigError(f"{KEY}: {type(pipeline).__name__} has no argument {', '.join(missing)}")
+        self._pipeline = pipeline.to(device)
+
+    def release(self) -> None:
+        """Drop the pipeline."""
+        self._pipeline = None
+        free_memory()
+
+    @torch.inference_mode()
+    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+        """Draw a batch."""
+        if self._pipeline is None:
+            raise RuntimeError("call load() before sample()")
+        options = self._options()
+        if "negative_prompt" in options:
+            options["negative_prompt"] = [options["negative_prompt"]] * len(prompts)
+        output = self._pipeline(
+            prompt=list(prompts),
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            output_type="np",
+            **options,
+        )
+        unsafe = getattr(output, "nsfw_content_detected", None) or [False] * len(prompts)
+        return [to_sample(image, bool(flag)) for image, flag in zip(output.images, unsafe, strict=True)]
+
+    def truncated(self, prompts: Sequence[str]) -> dict[str, int]:
+        """Count the prompts that are longer than each tokenizer's limit."""
+        parameters = inspect.signature(self._pipeline.__call__).parameters
+        counts: dict[str, int] = {}
+        for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = getattr(self._pipeline, name, None)
+            if tokenizer is None:
+                continue
+            limit = int(tokenizer.model_max_length)
+            # T5 encoders are cut by the pipeline's argument, CLIP encoders by their position table.
+            if "T5" in type(tokenizer).__name__ and "max_sequence_length" in parameters:
+                limit = self.extra.get("max_sequence_length", parameters["max_sequence_length"].default)
+            lengths = (len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids)
+            counts[name] = sum(length > limit for length in lengths)
+        return counts
+
+    def _options(self) -> dict[str, Any]:
+        """Return the arguments of the call that were asked for."""
+        named = {"width": self.width, "height": self.height, "negative_prompt": self.negative_prompt}
+        return {**{name: value for name, value in named.items() if value is not None}, **self.extra}
+
+
+def to_sample(image: npt.NDArray[np.floating[Any]], unsafe: bool) -> Sample:
+    """Turn floats [H, W, C] in 0..1 into a sample; NaN and infinity are flagged and not converted."""
+    if not np.isfinite(image).all():
+        return Sample(None, unsafe, nan=True)
+    return Sample(np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8), unsafe)
+
+
+def _make_scheduler(name: str, current: Any) -> Any:
+    """Build a scheduler by its class name from the current one's configuration.
+
+    Raises:
+        ConfigError: diffusers has no such scheduler.
+    """
+    import diffusers
+
+    kind: Any = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        known = ", ".join(sorted(item.__name__ for item in current.compatibles)[:12])
+        raise ConfigError(f"{KEY}.scheduler: diffusers has no scheduler {name!r}; this model goes with {known}")
+    make: Any = kind.from_config
+    return make(current.config)

@@ -1,0 +1,130 @@
+"""The mining step: measure every training image and write the selection."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from callbacks.synthesis.distributed import agree, gather, on_rank_zero, rank, world_size
+from callbacks.synthesis.files import make_folder, read_json, write_json
+from callbacks.synthesis.manifest import SELECTION
+from callbacks.synthesis.miner import Miner, assemble, mine_losses
+from callbacks.synthesis.part import check_fingerprint, digest, plain
+from callbacks.synthesis.progress import Bar, Progress
+
+
+class MiningData(Protocol):
+    """What the synthesis asks of a data module."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+
+    def mining_dataloader(self, rank: int, world_size: int) -> DataLoader[Any]:
+        """Return this rank's share of the training images, unshuffled and without augmentation."""
+
+    def train_labels(self) -> Tensor:
+        """Return the label of every training image, int64 [N]."""
+
+    def train_biases(self) -> Tensor:
+        """Return the bias attribute of every training image, int64 [N], -1 where unknown."""
+
+    def source_image(self, index: int) -> Image.Image:
+        """Return the picture of a training image as the captioner should see it."""
+
+
+def write_selection(
+    directory: Path,
+    module: nn.Module,
+    data: MiningData,
+    miner: Miner,
+    top_k: int,
+    device: torch.device,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Mine and write ``selection.json``, or read it where it is there already. Collective.
+
+    Args:
+        directory: The synthetic folder.
+        module: The biased classifier, [B, 3, H, W] to logits [B, C].
+        data: The training set.
+        miner: Who chooses.
+        top_k: How many, as the miner understands it.
+        device: Where to compute.
+        progress: How to show progress.
+
+    Returns:
+        One dict an image with ``index``, ``label``, ``bias`` and ``loss`` (nats), hardest first.
+    """
+    labels = data.train_labels().cpu()
+    fingerprint = {
+        "top_k": top_k,
+        "miner": miner.settings(),
+        "classes": list(data.class_names),
+        "labels": digest(labels.tolist()),
+    }
+    file = directory / SELECTION
+    stored = on_rank_zero(lambda: _read(file, fingerprint))
+    if stored is not None:
+        return stored
+    losses = _measure(module, data, len(labels), device, progress or Progress())
+
+    def choose() -> list[dict[str, Any]]:
+        biases = data.train_biases().tolist()
+        items = [
+            {"index": index, "label": int(labels[index]), "bias": biases[index], "loss": round(float(losses[index]), 5)}
+            for index in miner.select(losses, labels, top_k)
+        ]
+        make_folder(directory)
+        write_json(file, {"fingerprint": plain(fingerprint), "items": items})
+        return items
+
+    return on_rank_zero(choose)
+
+
+def precision(items: list[dict[str, Any]]) -> float | None:
+    """Return the share of bias-conflicting images in the selection, None where no bias label is known."""
+    known = [item for item in items if item["bias"] >= 0]
+    return sum(item["bias"] != item["label"] for item in known) / len(known) if known else None
+
+
+def _measure(module: nn.Module, data: MiningData, count: int, device: torch.device, progress: Progress) -> Tensor:
+    """Return the loss of every training image [N], each rank measuring its share."""
+    parameter = next(module.parameters(), None)
+    home = parameter.device if parameter is not None else device
+    module.to(device)
+    try:
+        with progress.bar("mining", count, "images") as bar:
+            part = agree(lambda: mine_losses(module, _Counted(data, bar), device))
+    finally:
+        # The captioner needs the room.
+        module.to(home)
+    return assemble(gather(part), count)
+
+
+class _Counted:
+    """The mining loader of this rank, moving the bar for all ranks."""
+
+    def __init__(self, data: MiningData, bar: Bar) -> None:
+        self.data, self.bar = data, bar
+
+    def __iter__(self) -> Any:
+        for batch in self.data.mining_dataloader(rank(), world_size()):
+            yield batch
+            self.bar.add(len(batch["label"]) * world_size())
+
+
+def _read(file: Path, fingerprint: dict[str, Any]) -> list[dict[str, Any]] | None:
+    if not file.is_file():
+        return None
+    stored = read_json(file)
+    check_fingerprint(file, stored.get("fingerprint"), fingerprint, f"delete the folder {file.parent} to mine anew")
+    items: list[dict[str, Any]] = stored["items"]
+    return items

@@ -1,0 +1,294 @@
+"""The step between two fits: from a biased classifier to a synthetic set that contradicts its bias."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L  # noqa: N812 - the name Lightning's own documentation uses
+from jsonargparse.typing import lazy_instance
+
+from callbacks.strip import draw_strip
+from callbacks.synthesis.captioner import BaseCaptioner, Captioner
+from callbacks.synthesis.captioning import write_captions
+from callbacks.synthesis.distributed import on_rank_zero
+from callbacks.synthesis.drawing import KEEP, Drawing
+from callbacks.synthesis.files import make_folder, read_json, write_json
+from callbacks.synthesis.gate import Gate
+from callbacks.synthesis.generator import DiffusersGenerator, Generator
+from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
+from callbacks.synthesis.miner import LossMiner, Miner
+from callbacks.synthesis.mining import MiningData, precision, write_selection
+from callbacks.synthesis.models import free_memory
+from callbacks.synthesis.part import check_fingerprint, digest, plain
+from callbacks.synthesis.plan import Prompt, plan_images
+from callbacks.synthesis.progress import Progress
+from callbacks.synthesis.reuse import take_over
+from callbacks.synthesis.text_filter import TextFilter
+from lightning_modules.errors import ConfigError
+
+LOGGER = logging.getLogger("diffubias")
+
+
+class SynthesizeCallback(L.Callback):
+    """Mines, captions, filters, draws and judges at the end (or at the start) of a fit (DiffuBias, arXiv 2411.16079).
+
+    Everything passes over the disk, in ``directory``: ``selection.json``, ``captions.json``, ``filter.json``,
+    ``plan.json``, ``images/`` and, last, ``metadata.jsonl``. What is there is kept, so a killed run goes on where it
+    stopped, on any number of ranks; a finished manifest ends the work at once. All ranks must see the folder.
+
+    Args:
+        top_k: Mined images, of each class or of the set, as the miner has it.
+        miner: Chooses the images on which the biased model fails.
+        captioner: Describes them.
+        text_filter: Drops captions without a frequent word; null keeps all captions (the paper's ablation).
+        generator: Draws from the captions; null stops after the mining (the control that only repeats mined images).
+        gate: Rejects images that must not be learned from.
+        images: How many to draw: a number per class, ``aligned`` for as many as the class has unmined images,
+            ``captions`` for one a caption.
+        seed: Seed of captions and images; the chain puts the run's seed where it is null.
+        reuse: The ``synthetic`` folder of a finished run to take over in place of a synthesis.
+        strip: Rows of the picture ``strip.png`` (mined image, captions, what was drawn from them); 0 for none.
+
+    Attributes:
+        directory: The synthetic folder, set by the chain; ``synthetic`` below the Trainer's root otherwise.
+        when: Hook to work in, set by the chain.
+    """
+
+    def __init__(
+        self,
+        top_k: int = 100,
+        miner: Miner = lazy_instance(LossMiner),  # noqa: B008 - jsonargparse's way to a default part
+        captioner: BaseCaptioner | None = lazy_instance(Captioner),  # noqa: B008
+        text_filter: TextFilter | None = lazy_instance(TextFilter),  # noqa: B008
+        generator: Generator | None = lazy_instance(DiffusersGenerator),  # noqa: B008
+        gate: Gate = lazy_instance(Gate),  # noqa: B008
+        images: int | Literal["aligned", "captions"] = "aligned",
+        seed: int | None = None,
+        reuse: Path | None = None,
+        strip: int = 8,
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.miner = miner
+        self.captioner = captioner
+        self.text_filter = text_filter
+        self.generator = generator
+        self.gate = gate
+        self.images = images
+        self.seed = seed
+        self.reuse = reuse
+        self.strip = strip
+        self.directory: Path | None = None
+        self.when: Literal["start", "end"] = "end"
+        self._progress = Progress()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Synthesize before the fit, if the chain says so."""
+        if self.when == "start":
+            self.synthesize(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Synthesize after the fit, if the chain says so."""
+        if self.when == "end":
+            self.synthesize(trainer, pl_module)
+
+    def synthesize(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Bring the synthetic set to completion. Collective.
+
+        Raises:
+            ConfigError: A setting, a model, the disk or an image is wrong; every rank raises the same line.
+            RuntimeError: Another failure; the message holds the failing rank's traceback.
+        """
+        directory = self.directory or Path(trainer.default_root_dir) / "synthetic"
+        data: MiningData = trainer.datamodule  # type: ignore[attr-defined]
+        self._progress = Progress(trainer.progress_bar_callback is not None)
+        if on_rank_zero(lambda: self._is_done(directory)):
+            self._say("synthetic set: complete in %s", directory)
+            return
+        if self.reuse is not None:
+            source, names = Path(self.reuse), list(data.class_names)
+            count = on_rank_zero(lambda: take_over(source, directory, names))
+            self._say("synthetic set: %d images taken over from %s", count, source)
+            return
+        items = self._mine(directory, trainer, pl_module, data)
+        if self.generator is None:
+            return
+        prompts = self._describe(directory, trainer, data, items)
+        self._draw(directory, trainer, data, items, prompts, self.generator)
+        if self.strip:
+            picture = on_rank_zero(lambda: draw_strip(data, directory, self.strip))
+            self._say("picture strip: %s", picture)
+
+    def check(self) -> None:
+        """Refuse now what would otherwise be refused after the fit; takes well under a second.
+
+        Raises:
+            ConfigError: A count, a model or the set to take over is wrong.
+        """
+        if self.top_k < 1:
+            raise ConfigError(f"synthesize.top_k must be at least 1, got {self.top_k}")
+        if isinstance(self.images, int) and self.images < 1:
+            raise ConfigError(f"synthesize.images must be at least 1 per class, aligned or captions; got {self.images}")
+        if self.directory is not None and is_finished(self.directory):
+            return
+        if self.reuse is not None:
+            if not is_finished(Path(self.reuse)):
+                raise ConfigError(
+                    f"synthesize.reuse: {self.reuse} holds no {MANIFEST}: give the synthetic folder of a finished run"
+                )
+            return
+        if self.generator is None:
+            return
+        if self.captioner is None:
+            raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
+        self.captioner.check()
+        self.generator.check()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the set, apart from the data and the biased model."""
+        return {
+            "top_k": self.top_k,
+            "images": self.images,
+            "seed": self._seed,
+            "miner": self.miner.settings(),
+            "captioner": self.captioner.settings() if self.captioner else None,
+            "text_filter": self.text_filter.settings() if self.text_filter else None,
+            "generator": self.generator.settings() if self.generator else None,
+            "gate": self.gate.settings(),
+        }
+
+    @property
+    def _seed(self) -> int:
+        return abs(self.seed or 0)
+
+    def _is_done(self, directory: Path) -> bool:
+        """Tell whether the manifest stands, made with our settings."""
+        if not is_finished(directory):
+            return False
+        plan = directory / PLAN
+        # A set that was taken over has no plan: it is what it is.
+        if plan.is_file() and self.reuse is None:
+            self._check_plan(plan, self.settings(), "settings")
+        return True
+
+    def _mine(
+        self, directory: Path, trainer: L.Trainer, pl_module: L.LightningModule, data: MiningData
+    ) -> list[dict[str, Any]]:
+        start = time.perf_counter()
+        device = trainer.strategy.root_device
+        items = write_selection(directory, pl_module, data, self.miner, self.top_k, device, self._progress)
+        share = precision(items)
+        pl_module.to("cpu" if device.type == "cuda" and self.when == "end" else pl_module.device)
+        free_memory()
+        known = "" if share is None else f", {share:.1%} of them in conflict with the bias"
+        self._say("mining: %d of %d training images%s (%.1f s)",
+                  len(items), len(data.train_labels()), known, time.perf_counter() - start)  # fmt: skip
+        metrics = {"synthesis/mined": len(items)} | ({} if share is None else {"synthesis/mining_precision": share})
+        self._report(trainer, metrics)
+        return items
+
+    def _describe(
+        self, directory: Path, trainer: L.Trainer, data: MiningData, items: list[dict[str, Any]]
+    ) -> list[Prompt]:
+        """Caption the mined images and keep the captions worth drawing."""
+        if self.captioner is None:
+            raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
+        start = time.perf_counter()
+        texts = write_captions(
+            directory, self.captioner, items, data.source_image, self._seed,
+            trainer.strategy.root_device, trainer.local_rank == 0, self._progress,
+        )  # fmt: skip
+        prompts = [
+            Prompt(item["label"], item["index"], text) for item, own in zip(items, texts, strict=True) for text in own
+        ]
+        self._say("captioning: %d captions of %d images (%.1f s)",
+                  len(prompts), len(items), time.perf_counter() - start)  # fmt: skip
+        kept = self._filter(directory, prompts, data.num_classes)
+        self._report(trainer, {"synthesis/captions": len(prompts), "synthesis/captions_kept": len(kept)})
+        return kept
+
+    def _filter(self, directory: Path, prompts: list[Prompt], num_classes: int) -> list[Prompt]:
+        text_filter = self.text_filter
+        if text_filter is None:
+            self._say("text filter: off, all %d captions stay", len(prompts))
+            return prompts
+        captions, labels = [prompt.caption for prompt in prompts], [prompt.label for prompt in prompts]
+        fingerprint = {"text_filter": text_filter.settings(), "captions": digest([captions, labels, num_classes])}
+        file = directory / FILTER
+
+        def decide() -> dict[str, Any]:
+            if file.is_file():
+                stored: dict[str, Any] = read_json(file)
+                remedy = f"delete {FILTER}, {PLAN}, images and partial in {directory}"
+                check_fingerprint(file, stored.get("fingerprint"), fingerprint, remedy)
+                return stored
+            result = {"fingerprint": plain(fingerprint), **text_filter.filter(captions, labels, num_classes).to_json()}
+            write_json(file, result)
+            return result
+
+        result = on_rank_zero(decide)
+        kept = [prompt for prompt, keep in zip(prompts, result["kept"], strict=True) if keep]
+        words = ", ".join(word for word, _ in result["words"][:8])
+        self._say("text filter: %d of %d captions stay; frequent words: %s, ... (stop words: %s)",
+                  len(kept), len(prompts), words, result["stop_words"])  # fmt: skip
+        return kept
+
+    def _draw(
+        self,
+        directory: Path,
+        trainer: L.Trainer,
+        data: MiningData,
+        items: list[dict[str, Any]],
+        prompts: list[Prompt],
+        generator: Generator,
+    ) -> None:
+        start = time.perf_counter()
+        labels = data.train_labels().tolist()
+        classes = range(data.num_classes)
+        class_counts = [labels.count(label) for label in classes]
+        mined_counts = [sum(item["label"] == label for item in items) for label in classes]
+        planned = plan_images(prompts, self.images, class_counts, mined_counts)
+        drawn_from = digest([[prompt.label, prompt.source_index, prompt.caption] for prompt in planned])
+        on_rank_zero(lambda: self._write_plan(directory, drawn_from, planned, classes))
+        drawing = Drawing(
+            directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress
+        )
+        counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
+        seconds = time.perf_counter() - start
+        rejects = {reason: count for reason, count in sorted(counts.items()) if reason != KEEP}
+        turned_down = ", ".join(f"{reason} {count}" for reason, count in rejects.items()) or "none"
+        self._say("drawing: %d of %d images in %s, rejected: %s (%.1f s, %.1f images/s)",
+                  counts[KEEP], len(planned), directory, turned_down, seconds, counts.total() / seconds)  # fmt: skip
+        metrics = {f"synthesis/rejected_{reason}": count for reason, count in rejects.items()}
+        self._report(trainer, {"synthesis/images": counts[KEEP], **metrics})
+
+    def _write_plan(self, directory: Path, drawn_from: str, planned: list[Prompt], classes: range) -> None:
+        """Record what is about to be drawn, or check that it is what was being drawn."""
+        file = directory / PLAN
+        plan = {
+            "settings": plain(self.settings()),
+            "prompts": {"digest": drawn_from},
+            "per_class": [sum(prompt.label == label for prompt in planned) for label in classes],
+        }
+        if file.is_file():
+            self._check_plan(file, plan["settings"], "settings")
+            self._check_plan(file, plan["prompts"], "prompts")
+        else:
+            make_folder(directory)
+            write_json(file, plan)
+
+    def _check_plan(self, file: Path, expected: dict[str, Any], part: str) -> None:
+        remedy = f"delete metadata.jsonl, {PLAN}, images and partial in {file.parent} to draw anew"
+        check_fingerprint(file, read_json(file).get(part), expected, remedy)
+
+    def _say(self, message: str, *values: object) -> None:
+        """Write a summary line, once for all ranks."""
+        on_rank_zero(lambda: LOGGER.info(message, *values))
+
+    def _report(self, trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
+        """Hand numbers to the loggers, which are real on rank 0 only."""
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(metrics), step=trainer.global_step)
+            logger.save()

@@ -1,0 +1,203 @@
+"""Running ``train.py``: in this process, in a process of its own, or as a command."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.multiprocessing import set_forkserver_preload
+
+from tests.ddp import _PRELOADED
+
+ROOT = Path(__file__).parents[1]
+TWO = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+
+
+@dataclass(frozen=True)
+class Small:
+    """Makes a configuration small: one epoch, few images, tiny models of the real classes.
+
+    Attributes:
+        captioner: Folder of a captioning model.
+        generator: Folder of a diffusion pipeline.
+        bar: Folder of a BAR data set.
+    """
+
+    captioner: Path
+    generator: Path
+    bar: Path
+
+    def __call__(self, config: Path) -> list[str]:
+        """Return arguments to come after ``--config``."""
+        settings: dict[str, Any] = yaml.safe_load(config.read_text())
+        modules = [key for key in ("biased", "model") if key in settings]
+        words = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=1"]
+        words += [
+            f"stages.{name}.max_epochs=1" for name, s in (settings.get("stages") or {}).items() if "max_epochs" in s
+        ]
+        if settings["data"]["class_path"] == "datamodules.Miniature":
+            words += ["data.train_size=160", "data.test_size=101", "data.val_size=32", "data.batch_size=32"]
+            words += ["data.conflict_ratio=0.1", "trainer.precision=32-true"]
+        else:
+            words += [f"data.root={self.bar}", "data.image_size=32", "data.batch_size=8", "data.num_workers=0"]
+            words += [f"{key}.weights=null" for key in modules]
+        if "synthesize" in settings:
+            words += ["synthesize.top_k=2", "synthesize.images=3"]
+            if settings["synthesize"].get("generator", {}) is not None:
+                words += self.models()
+        return [f"--{word}" for word in words]
+
+    def models(self) -> list[str]:
+        """Return settings of captioner and generator."""
+        captioner = {"model": self.captioner, "batch_size": 4, "max_new_tokens": 5, "captions_per_image": 2}
+        generator = {"model": self.generator, "batch_size": 4, "steps": 1, "guidance": 1.0, "revision": "null"}
+        parts = {"captioner": captioner, "generator": generator}
+        return [f"synthesize.{part}.{key}={value}" for part, own in parts.items() for key, value in own.items()]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run: exit status, and what was printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """The lines of complaint."""
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Put environment variables, arguments and the working directory back afterwards."""
+    before, folder, words = dict(os.environ), Path.cwd(), sys.argv
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        os.chdir(folder)
+        sys.argv = words
+
+
+def call(*args: str) -> Outcome:
+    """Run the command line in this process."""
+    import train
+
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with restored(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        os.chdir(ROOT)
+        sys.argv = ["train.py", *args]
+        try:
+            train.main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Outcome(status, out.getvalue(), err.getvalue())
+
+
+class Process:
+    """The command line in a process of its own, forked from a server that has imported the heavy libraries.
+
+    Args:
+        args: Arguments.
+        folder: Where the output goes.
+        env: Further environment variables.
+    """
+
+    def __init__(self, args: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> None:
+        set_forkserver_preload(list(_PRELOADED))
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        self._files = folder / "out.txt", folder / "err.txt"
+        self._process: ForkServerProcess = get_context("forkserver").Process(
+            target=_main, args=([*args], *self._files, environment)
+        )
+        self._process.start()
+
+    def end(self, timeout: float = 600) -> Outcome:
+        """Wait for the end; a negative status is the signal that killed it."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise TimeoutError(f"still running after {timeout} s: {self._files[1].read_text()}")
+        out, err = (file.read_text() for file in self._files)
+        return Outcome(self._process.exitcode, out, err)
+
+
+def _main(args: list[str], out: Path, err: Path, environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
+    sys.argv = ["train.py", *args]
+    import torch
+    from lightning.pytorch.utilities import rank_zero_only
+
+    import train
+
+    torch.set_num_threads(1)
+    # Found out at the import, before this process had its environment.
+    rank_zero_only.rank = int(environment.get("LOCAL_RANK", "0"))
+    train.main()
+
+
+def run(args: Sequence[str], folder: Path, fault: str = "", timeout: float = 600) -> Outcome:
+    """Run the command line in a process of its own, with a fault of ``tests.faults``."""
+    return Process(args, folder, {"DIFFUBIAS_FAULT": fault}).end(timeout)
+
+
+def run_ranks(args: Sequence[str], folder: Path, fault: str = "", timeout: float = 600) -> list[Outcome]:
+    """Run the command line in two processes that find each other as Lightning's own children do."""
+    shared = {"DIFFUBIAS_FAULT": fault, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    shared |= {"NODE_RANK": "0", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [Process([*args, *TWO], folder / str(rank), shared | {"LOCAL_RANK": str(rank)}) for rank in range(2)]
+    return [process.end(timeout) for process in ranks]
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def command(*words: str, timeout: float = 600, **env: str) -> Outcome:
+    """Run a command line of the README in the repository; nothing that it starts outlives it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **env}
+    process = subprocess.Popen(
+        words, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return Outcome(process.returncode, out, err)
+
+
+def files(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Time of change and content of every file below a folder."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Content of every file below a folder."""
+    return {name: content for name, (_, content) in files(folder).items()}

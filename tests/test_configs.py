@@ -1,0 +1,83 @@
+"""Every configuration under configs/ runs, in small, through all four commands."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chain import ROOT, Small, call
+
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 6
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_printed_config_is_the_same_config(config: Path, tmp_path: Path) -> None:
+    first = call("fit", f"--config={config}", "--print_config")
+    assert first.status == 0, first.err
+    printed = tmp_path / config.name
+    printed.write_text(first.out)
+    again = call("fit", f"--config={printed}", "--print_config")
+    assert again.out == first.out
+    settings, written = yaml.safe_load(first.out), yaml.safe_load(config.read_text())
+    assert written["trainer"].items() <= settings["trainer"].items()
+    assert written["data"]["init_args"].items() <= settings["data"]["init_args"].items()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
+    words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}"]
+    fitted = call("fit", *words)
+    assert fitted.status == 0, fitted.err
+    settings = yaml.safe_load(config.read_text())
+    stages = settings.get("stages") or {"model": {}}
+    results = json.loads((tmp_path / "results.json").read_text())["test"]
+    assert list(results) == list(stages)
+    has_bias = "Miniature" in settings["data"]["class_path"]
+    for name, row in results.items():
+        assert name in fitted.out
+        assert {"accuracy", "worst_class"} <= set(row)
+        assert ({"aligned", "conflict", "worst_group"} <= set(row)) == has_bias
+        assert all(0 <= value <= 1 for value in row.values())
+    assert ("no bias labels" in fitted.out) != has_bias
+
+    for command in ("validate", "test"):
+        outcome = call(command, *words)
+        assert outcome.status == 0, outcome.err
+        assert f"{command.replace('idate', '')}/accuracy" in outcome.out
+    last = list(results.values())[-1]
+    assert f"{last['accuracy']:.6f}"[:-1] in outcome.out
+
+    assert call("predict", *words).status == 0
+    with (tmp_path / "predict" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    images = 101 if has_bias else len(list((small.bar / "test").iterdir()))
+    assert sorted(int(row["index"]) for row in rows) == list(range(images))
+    right = sum(row["label"] == row["prediction"] for row in rows)
+    assert right / images == pytest.approx(last["accuracy"])
+    draws = "synthesize" in settings and settings["synthesize"].get("generator", {}) is not None
+    assert (tmp_path / "synthetic" / "strip.png").exists() == draws
+    drawn = len(list((tmp_path / "synthetic").glob("images/*.png")))
+    assert drawn == (3 * (8 if has_bias else 6) if draws else 0)
+
+
+@pytest.mark.skipif(
+    not (ROOT / "assets/miniature/captioner").is_dir(), reason="the embedded models are not built (assets/)"
+)
+def test_the_embedded_models_write_and_draw(tmp_path: Path) -> None:
+    """The demo with its own models, in small: captions name a shape, images are made from them."""
+    outcome = call(
+        "fit", "--config=configs/miniature.yaml", "--data.train_size=160", "--data.test_size=64", "--data.val_size=32",
+        "--trainer.max_epochs=1", "--stages.biased.max_epochs=1", "--synthesize.top_k=1", "--synthesize.images=2",
+        "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_dir={tmp_path}",
+    )  # fmt: skip
+    assert outcome.status == 0, outcome.err
+    records = [json.loads(line) for line in (tmp_path / "synthetic" / "metadata.jsonl").read_text().splitlines()]
+    assert len(records) == 16
+    named = sum(record["class_name"] in record["caption"] for record in records)
+    assert named >= 12

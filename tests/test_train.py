@@ -1,0 +1,373 @@
+"""The command line: overrides, one-line complaints, loggers, rehearsals."""
+
+import contextlib
+import json
+import logging
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from tests.chain import ROOT, Outcome, Small, call, command, contents, run
+from train import table
+
+MINIATURE = ROOT / "configs/miniature.yaml"
+VANILLA = ROOT / "configs/miniature_vanilla.yaml"
+BAR = ROOT / "configs/bar.yaml"
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    """Status 2 and one line that names what is wrong and what to do, without a traceback."""
+    assert outcome.status == 2, outcome.err
+    assert len(outcome.errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert len(outcome.errors[0]) < 600
+    for part in parts:
+        assert part in outcome.errors[0]
+
+
+# Help, settings and overrides
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_help_is_quick(words: list[str]) -> None:
+    outcome = command(sys.executable, "-X", "importtime", "train.py", *words, timeout=30)
+    assert outcome.status == 0
+    assert "{fit,validate,test,predict}" in outcome.out
+    imported = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in outcome.err.splitlines()}
+    assert not imported & {"torch", "lightning", "numpy", "jsonargparse", "transformers", "diffusers"}
+    total = sum(int(line.split("|")[0].split(":")[1]) for line in outcome.err.splitlines()[1:] if "|" in line)
+    assert total < 5_000_000
+
+
+def test_help_of_fit_names_every_part() -> None:
+    outcome = call("fit", "-h")
+    assert outcome.status == 0
+    for key in ("--run_dir", "--stages", "--biased", "--model", "--data", "--synthesize.top_k", "--trainer.max_epochs"):
+        assert key in outcome.out
+
+
+def test_overrides_reach_every_part(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    words = ["--trainer.max_epochs=3", "--model.lr=0.5", "--data.conflict_ratio=0.25", "--biased.q=0.5"]
+    words += ["--synthesize.top_k=3", "--stages.debiased.max_epochs=8", "--synthesize.captioner.prompt=hi"]
+    words += ["--synthesize.generator.extra={eta: 1.0}", "--model.optimizer.weight_decay=0.25"]
+    outcome = call("fit", f"--config={MINIATURE}", *words, f"--run_dir={run_dir}", "--print_config")
+    assert outcome.status == 0, outcome.err
+    config = yaml.safe_load(outcome.out)
+    assert config["trainer"]["max_epochs"] == 3
+    assert config["model"]["init_args"]["lr"] == 0.5
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["weight_decay"] == 0.25
+    assert config["data"]["init_args"]["conflict_ratio"] == 0.25
+    assert config["biased"]["init_args"]["q"] == 0.5
+    assert config["synthesize"]["top_k"] == 3
+    assert config["synthesize"]["captioner"]["init_args"]["prompt"] == "hi"
+    assert config["synthesize"]["generator"]["init_args"]["extra"] == {"eta": 1.0}
+    assert config["stages"]["debiased"]["max_epochs"] == 8
+    # what the file says beside the overridden keys stays
+    assert config["stages"]["biased"]["max_epochs"] == 4
+    assert config["biased"]["init_args"]["lr"] == 0.001
+    assert not run_dir.exists()
+
+
+def test_settings_arrive_in_the_run(reference: Path) -> None:
+    config = yaml.safe_load((reference / "config.yaml").read_text())
+    assert config["stages"]["debiased"]["max_epochs"] == 2
+    assert config["synthesize"]["top_k"] == 2
+    selection = json.loads((reference / "synthetic/selection.json").read_text())
+    assert len(selection["items"]) == 2 * 8
+    assert len(list((reference / "synthetic/images").iterdir())) == 3 * 8
+    import torch
+
+    for stage, epochs, key in (("01-biased", 2, "q"), ("02-debiased", 2, "synthetic_weight")):
+        checkpoint = torch.load(reference / f"stages/{stage}/checkpoints/last.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == epochs - 1
+        assert key in checkpoint["hyper_parameters"]
+        assert checkpoint["hyper_parameters"]["lr"] == 0.001
+        assert checkpoint["diffubias_stage"] == stage.partition("-")[2]
+
+
+def test_results_name_seed_and_packages(reference: Path) -> None:
+    results = json.loads((reference / "results.json").read_text())
+    assert results["seed"] == 1
+    assert {"torch", "lightning", "diffusers", "transformers"} <= set(results["packages"])
+    assert set(results["test"]) == {"biased", "debiased"}
+
+
+def test_table_shows_dashes_for_what_is_unknown() -> None:
+    text = table({"biased": {"accuracy": 0.5, "conflict": 0.25}, "debiased": {"accuracy": 1.0}})
+    assert text.splitlines()[1].split() == ["biased", "50.0", "25.0"]
+    assert text.splitlines()[2].split() == ["debiased", "100.0", "-"]
+    assert "no bias labels" in table({"model": {"accuracy": 0.5}})
+
+
+def test_a_stage_starts_from_an_earlier_one(small: Small, tmp_path: Path) -> None:
+    second = "{module: model, init_from: first, trainer: {limit_train_batches: 0}}"
+    stages = f"{{first: {{module: model}}, second: {second}}}"
+    words = [f"--config={VANILLA}", *small(VANILLA), f"--stages={stages}", f"--run_dir={tmp_path}"]
+    assert call("fit", *words).status == 0
+    results = json.loads((tmp_path / "results.json").read_text())["test"]
+    # the second does not train at all: it is the first
+    assert results["second"] == results["first"]
+
+
+def test_reuse_takes_over_a_finished_set(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    words = [*fit, f"--synthesize.reuse={reference / 'synthetic'}", "--synthesize.captioner.model=none/such"]
+    outcome = call(*words, f"--run_dir={tmp_path}")
+    assert outcome.status == 0, outcome.err
+    ours, theirs = contents(tmp_path / "synthetic/images"), contents(reference / "synthetic/images")
+    assert ours == theirs
+
+
+# Mistakes
+
+
+def test_unknown_flag(small: Small, tmp_path: Path) -> None:
+    outcome = call("fit", f"--config={MINIATURE}", "--model.learning_rate=1", f"--run_dir={tmp_path}")
+    assert_one_line(outcome, "model", "learning_rate")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["fit", "--config=no.yaml"], ["no.yaml"]),
+        (["fit", "--config={MINIATURE}", "--biased.q=2"], ["q", "2"]),
+        (["fit", "--config={MINIATURE}", "--biased.q=high"], ["biased", "q"]),
+        (["fit", "--config={MINIATURE}", "--model.backbone=resnet19"], ["backbone", "resnet19", "resnet18"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.data=fake"], ["stages", "data"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.module=none"], ["stages.debiased.module", "none"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.init_from=later"], ["stages.debiased.init_from", "later"]),
+        (
+            ["fit", "--config={MINIATURE}", "--stages.debiased.trainer={epochs: 1}"],
+            ["stages.debiased.trainer.epochs"],
+        ),
+        (["fit", "--config={MINIATURE}", "--data.conflict_ratio=5"], ["data.conflict_ratio", "0.05"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.top_k=0"], ["synthesize.top_k"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.images=0"], ["synthesize.images"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.captioner=null"], ["synthesize.captioner"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.reuse=no/such"], ["synthesize.reuse", "no/such"]),
+        (["fit", "--config={MINIATURE}", "--ckpt_path=some.ckpt"], ["ckpt_path"]),
+        (["test", "--config={MINIATURE}"], ["ckpt_path", "run fit first"]),
+        (["nonsense"], ["nonsense"]),
+    ],
+    ids=lambda value: " ".join(value[2:]) or value[0] if value[0] in ("fit", "test", "nonsense") else "",
+)
+def test_wrong_settings(words: list[str], parts: list[str], tmp_path: Path) -> None:
+    words = [word.replace("{MINIATURE}", str(MINIATURE)) for word in words]
+    run_dir = tmp_path / "run"
+    outcome = call(*words, *([f"--run_dir={run_dir}"] if len(words) > 1 else []))
+    assert_one_line(outcome, *parts)
+    # refused before any work
+    assert not (run_dir / "stages").exists()
+
+
+def test_missing_data_folder(small: Small, tmp_path: Path) -> None:
+    words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}"]
+    assert_one_line(call("fit", *words, f"--data.root={tmp_path / 'none'}"), "data.root", "none", "github.com")
+    (tmp_path / "empty").mkdir()
+    assert_one_line(call("fit", *words, f"--data.root={tmp_path / 'empty'}"), "data.root", "empty", "train")
+
+
+def break_image(path: Path, how: str) -> None:
+    if how == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    elif how == "unreadable":
+        path.write_text("this is no picture")
+    else:
+        for other in path.parent.glob("diving_*"):
+            other.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "workers", "parts"),
+    [
+        ("truncated", 0, ["diving_1.jpg", "replace the file or delete it"]),
+        ("unreadable", 1, ["diving_1.jpg", "replace the file or delete it"]),
+        ("no sample", 0, ["'diving'", "add images"]),
+    ],
+)
+def test_bad_data(how: str, workers: int, parts: list[str], small: Small, tmp_path: Path) -> None:
+    root = shutil.copytree(small.bar, tmp_path / "BAR")
+    break_image(root / "train" / "diving_1.jpg", how)
+    words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}"]
+    outcome = call("fit", *words, f"--data.root={root}", f"--data.num_workers={workers}")
+    assert_one_line(outcome, *parts)
+
+
+def test_all_kinds_of_images(small: Small, tmp_path: Path) -> None:
+    """Grayscale, CMYK, palette and turned pictures go through the whole chain."""
+    root = shutil.copytree(small.bar, tmp_path / "BAR")
+    for name, mode in (("diving_1", "L"), ("fishing_1", "CMYK")):
+        file = root / "train" / f"{name}.jpg"
+        Image.open(file).convert(mode).save(file)
+    palette = root / "train" / "racing_1.jpg"
+    Image.open(palette).convert("P").save(palette.with_suffix(".png"))
+    palette.unlink()
+    turned = root / "train" / "throwing_1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(turned).save(turned, exif=exif)
+    words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}", f"--data.root={root}"]
+    outcome = call("fit", *words, "--synthesize.top_k=4", "--synthesize.images=1")
+    assert outcome.status == 0, outcome.err
+
+
+def test_top_k_beyond_a_class_warns(small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = ROOT / "configs/miniature_control.yaml"
+    words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}", "--synthesize.top_k=1000"]
+    outcome = call("fit", *words)
+    assert outcome.status == 0, outcome.err
+    assert "top_k 1000 exceeds the 20 images of class 0: the whole class is taken" in caplog.text
+    assert len(json.loads((tmp_path / "synthetic/selection.json").read_text())["items"]) == 160
+
+
+@pytest.mark.parametrize("part", ["captioner", "generator"])
+@pytest.mark.parametrize("fault", ["no weights", "half the weights", "no folder", "hub id", "fetch without network"])
+def test_wrong_model_is_noticed_before_the_fit(part: str, fault: str, small: Small, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    model, download, remedy = str(folder), "false", "save the model there"
+    if fault in ("no weights", "half the weights"):
+        shutil.copytree(getattr(small, part), folder)
+        weights = next(folder.rglob("*.safetensors"))
+        if fault == "half the weights":
+            weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+        else:
+            for path in folder.rglob("*.safetensors"):
+                path.unlink()
+    elif fault == "no folder":
+        remedy = "give an existing folder or a hub id"
+    elif fault == "hub id":
+        model, remedy = "nobody/nothing", f"set synthesize.{part}.download=true"
+    else:
+        model, download, remedy = "nobody/nothing", "true", "check the network"
+    run_dir = tmp_path / "run"
+    words = [f"--config={MINIATURE}", *small(MINIATURE), f"--run_dir={run_dir}"]
+    words += [f"--synthesize.{part}.model={model}", f"--synthesize.{part}.download={download}"]
+    assert_one_line(call("fit", *words), f"synthesize.{part}.model", model, remedy)
+    assert not (run_dir / "stages").exists()
+
+
+def test_other_settings_in_a_run_folder(fit: list[str], reference: Path) -> None:
+    before = contents(reference)
+    outcome = call(*fit, f"--run_dir={reference}", "--model.lr=0.5", "--data.conflict_ratio=0.2")
+    assert_one_line(
+        outcome, "run_dir", "model.init_args.lr: 0.001 -> 0.5", "data.init_args.conflict_ratio: 0.1 -> 0.2",
+        "give another --run_dir",
+    )  # fmt: skip
+    assert contents(reference) == before
+
+
+def test_checkpoint_of_another_network(small: Small, reference: Path, tmp_path: Path) -> None:
+    words = [f"--config={MINIATURE}", *small(MINIATURE), f"--run_dir={tmp_path}", "--model.backbone=resnet18"]
+    checkpoint = reference / "stages/02-debiased/checkpoints/last.ckpt"
+    assert_one_line(call("test", *words, f"--ckpt_path={checkpoint}"), "backbone", "smallresnet", "resnet18")
+
+
+def test_loss_that_is_not_a_number(small: Small, tmp_path: Path) -> None:
+    words = [f"--config={MINIATURE}", *small(MINIATURE), f"--run_dir={tmp_path}"]
+    assert_one_line(call("fit", *words, "--biased.lr=1e30"), "loss", "epoch 0", "lr", "precision")
+    assert not (tmp_path / "stages/01-biased/fit_done").exists()
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that has no room for a checkpoint."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk(small: Small, full_disk: Path) -> None:
+    words = [f"--config={VANILLA}", *small(VANILLA), f"--run_dir={full_disk / 'run'}"]
+    assert_one_line(call("fit", *words), str(full_disk), "run the same command again")
+    subprocess.run(["mount", "-o", "remount,size=30m", full_disk], check=True)
+    outcome = call("fit", *words)
+    assert outcome.status == 0, outcome.err
+
+
+# Loggers and rehearsals
+
+
+def vanilla(small: Small, run_dir: Path, *words: str) -> list[str]:
+    return ["fit", f"--config={VANILLA}", *small(VANILLA), f"--run_dir={run_dir}", *words]
+
+
+def test_no_logger(small: Small, tmp_path: Path) -> None:
+    outcome = call(*vanilla(small, tmp_path, "--trainer.logger=false"))
+    assert outcome.status == 0, outcome.err
+    assert not list(tmp_path.rglob("metrics.csv"))
+    assert (tmp_path / "results.json").exists()
+
+
+def test_csv_logger(reference: Path) -> None:
+    rows = (reference / "stages/01-biased/logs/attempt-0/metrics.csv").read_text().splitlines()
+    for name in ("train/loss", "val/accuracy", "test/conflict", "synthesis/mining_precision", "synthesis/images"):
+        assert name in rows[0]
+
+
+def wandb_records(file: Path) -> Iterator[Any]:
+    """Read the records of an offline run (LevelDB's log format, W&B's messages)."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    content, place = file.read_bytes(), 7
+    while place + 7 <= len(content):
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        if kind == 1:  # a whole record, not one that is split over blocks
+            record = Record()
+            record.ParseFromString(content[place + 7 : place + 7 + length])
+            yield record
+        place += 7 + length
+
+
+def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    here = set(ROOT.iterdir())
+    run_dir = tmp_path / "my-run"
+    words = [*fit, f"--run_dir={run_dir}", "--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
+    outcome = run(words, tmp_path / "output")
+    assert outcome.status == 0, outcome.err
+    assert set(ROOT.iterdir()) == here
+    runs = {}
+    for file in run_dir.rglob("*.wandb"):
+        found = next(record.run for record in wandb_records(file) if record.WhichOneof("record_type") == "run")
+        runs[found.run_id] = (found.run_group, found.project, file.relative_to(run_dir).parts[1])
+    assert runs == {
+        "my-run-biased": ("my-run", "diffubias", "01-biased"),
+        "my-run-debiased": ("my-run", "diffubias", "02-debiased"),
+    }
+
+
+def test_rehearsal_leaves_no_marker(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(reference, tmp_path / "run")
+    before = contents(run_dir)
+    outcome = call(*fit, f"--run_dir={run_dir}", "--trainer.fast_dev_run=true")
+    assert outcome.status == 0, outcome.err
+    after = contents(run_dir)
+    assert {name: own for name, own in after.items() if not name.startswith("fast_dev_run/")} == before
+    rehearsed = {name for name in after if name.startswith("fast_dev_run/")}
+    assert not [name for name in rehearsed if name.endswith(("done", "results.json", "config.yaml", ".ckpt"))]
+    assert "fast_dev_run/synthetic/metadata.jsonl" in rehearsed
+
+
+def test_rehearsal_of_a_stage_that_starts_from_another(small: Small, tmp_path: Path) -> None:
+    stages = "{first: {module: model}, second: {module: model, init_from: first}}"
+    outcome = call(*vanilla(small, tmp_path, f"--stages={stages}", "--trainer.fast_dev_run=true"))
+    assert outcome.status == 0, outcome.err
+
+
+def test_summary_lines(fit: list[str], reference: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "diffubias"), contextlib.suppress(SystemExit):
+        outcome = call(*fit, f"--run_dir={reference}")
+    assert outcome.status == 0
+    assert "run folder" in outcome.out
