@@ -39,7 +39,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 from callbacks import PredictionWriter, StageCallback, SynthesizeCallback
 from datamodules import DebiasDataModule
@@ -54,7 +54,7 @@ EXECUTION_KEYS = (
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler",
     "trainer.fast_dev_run", "trainer.max_time", "data.init_args.num_workers",
     "synthesize.captioner.init_args.download", "synthesize.generator.init_args.download",
-    "synthesize.generator.init_args.batch_size", "synthesize.strip",
+    "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size", "synthesize.strip",
 )  # fmt: skip
 
 
@@ -292,7 +292,7 @@ class DebiasCLI(LightningCLI):
     def _rehearse(self) -> None:
         """Send a fast_dev_run to a folder of its own, so that it leaves no marker in the run."""
         self.run_dir = self.run_dir / "fast_dev_run"
-        if rank_zero_only.rank == 0:
+        if _rank() == 0:
             shutil.rmtree(self.run_dir, ignore_errors=True)
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
 
@@ -363,7 +363,7 @@ def main(args: list[str] | None = None) -> None:
         SystemExit: With status 2 after a mistake that the user can mend, told in one line.
     """
     logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO if rank_zero_only.rank == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
@@ -389,8 +389,12 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(_complain(f"no space left on the disk{where}: free some and run the same command again"))
 
 
+def _rank() -> int:
+    return int(getattr(rank_zero_only, "rank", 0))
+
+
 def _complain(message: str) -> int:
-    rank = rank_zero_only.rank
+    rank = _rank()
     print(f"error: {f'[rank {rank}] ' if rank else ''}{message}", file=sys.stderr)
     return 2
 

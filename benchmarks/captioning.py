@@ -9,12 +9,11 @@ by one are what transformers' own examples do, and draw with its sampler. Models
 import argparse
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import RESULTS, ROOT, Row, compare, in_turns, report
+from benchmarks.measuring import RESULTS, ROOT, Row, compare, in_turns, report, seconds
 from callbacks.synthesis import Captioner
 from datamodules import Miniature
 
@@ -66,15 +65,15 @@ def main() -> None:
         return [own for s in starts for own in captioner.caption(images[s : s + size], seeds[s : s + size])]
 
     ways = {"1": one_by_one, **{str(size): partial(batched, size) for size in arguments.batch_sizes}}
-    seconds = in_turns(ways, arguments.rounds)
+    laps = in_turns(ways, arguments.rounds)
     count = TEXTS * len(images)
     alone = [
         [single.caption([image], [[seed]])[0][0] for seed in own] for image, own in zip(images, seeds, strict=True)
     ]
-    rows = [Row("one call of generate a text", count / median(seconds["1"]), "texts/s")]
+    rows = [Row("one call of generate a text", count / seconds(laps["1"]), "texts/s")]
     for size in arguments.batch_sizes:
-        factor, spread = compare(seconds["1"], seconds[str(size)])
-        rate = count / median(seconds[str(size)])
+        factor, spread = compare(laps["1"], laps[str(size)])
+        rate = count / seconds(laps[str(size)])
         rows.append(Row(f"Captioner, batches of {size} images ({spread})", rate, "texts/s", factor, ">= 3"))
         equal = sum(a == b for x, y in zip(batched(size), alone, strict=True) for a, b in zip(x, y, strict=True))
         rows.append(Row(f"texts equal to Captioner's own one by one, batches of {size}", 100 * equal / count, "%"))

@@ -117,7 +117,7 @@ def save_llava(folder: Path, tiny: bool) -> None:
     images = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     processor: Any = LlavaProcessor
     processor(
-        images, word_tokenizer(), patch_size=14, vision_feature_select_strategy="default",
+        images, word_tokenizer(max_length=8192), patch_size=14, vision_feature_select_strategy="default",
         num_additional_image_tokens=1, chat_template=LLAVA_TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
 

@@ -9,14 +9,13 @@ images are compared pixel by pixel. Models are loaded before the clock starts.
 import argparse
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from benchmarks.measuring import RESULTS, ROOT, Row, compare, in_turns, report
+from benchmarks.measuring import RESULTS, ROOT, Row, compare, in_turns, report, seconds
 from callbacks.synthesis import DiffusersGenerator
 from datamodules.miniature_world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES, Scene, describe
 
@@ -66,11 +65,11 @@ def main() -> None:
         drawn[size] = [sample.image for sample in samples if sample.image is not None]
 
     ways = {"1": one_by_one, **{str(size): partial(batched, size) for size in arguments.batch_sizes}}
-    seconds = in_turns(ways, arguments.rounds)
-    rows = [Row("one call of the pipeline a prompt", arguments.images / median(seconds["1"]), "images/s")]
+    laps = in_turns(ways, arguments.rounds)
+    rows = [Row("one call of the pipeline a prompt", arguments.images / seconds(laps["1"]), "images/s")]
     for size in arguments.batch_sizes:
-        factor, spread = compare(seconds["1"], seconds[str(size)])
-        rate = arguments.images / median(seconds[str(size)])
+        factor, spread = compare(laps["1"], laps[str(size)])
+        rate = arguments.images / seconds(laps[str(size)])
         rows.append(Row(f"DiffusersGenerator, batches of {size} ({spread})", rate, "images/s", factor, ">= 2"))
         difference = np.abs(np.stack(drawn[size]).astype(int) - np.stack(drawn[1]).astype(int))
         rows.append(Row(f"largest pixel difference, batches of {size}", float(difference.max()), "of 255"))

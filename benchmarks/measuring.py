@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median, quantiles
+from typing import NamedTuple
 
 import torch
 
@@ -28,7 +29,27 @@ class Row:
     target: str = ""
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+class Lap(NamedTuple):
+    """Time of one round: by the clock on the wall, and of all CPU cores together in this process, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+class Watch:
+    """Counts from its making, or from the last lap."""
+
+    def __init__(self) -> None:
+        self.lap()
+
+    def lap(self) -> Lap:
+        """Return the time since the last lap."""
+        now = Lap(time.perf_counter(), time.process_time())
+        last, self._last = getattr(self, "_last", now), now
+        return Lap(now.wall - last.wall, now.cpu - last.cpu)
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Lap]]:
     """Do the same work in several ways, in turns (A B A B ...), after one round that is not counted.
 
     Args:
@@ -36,33 +57,39 @@ def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
         rounds: How often each way is timed.
 
     Returns:
-        Name to seconds, one number a round.
+        Name to times, one a round.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    laps: dict[str, list[Lap]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, work in ways.items():
             gc.collect()  # else one way pays for the rubbish of the other
-            start = time.perf_counter()
+            watch = Watch()
             work()
             if number > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+                laps[name].append(watch.lap())
+    return laps
 
 
-def compare(numerator: list[float], denominator: list[float]) -> tuple[float, str]:
+def seconds(laps: list[Lap]) -> float:
+    """Median of the seconds by the clock on the wall."""
+    return median(lap.wall for lap in laps)
+
+
+def compare(numerator: list[Lap], denominator: list[Lap]) -> tuple[float, str]:
     """Ratio of two series that were taken in turns.
 
     Args:
-        numerator: Seconds of each round.
-        denominator: Seconds of the same rounds.
+        numerator: Times of each round.
+        denominator: Times of the same rounds.
 
     Returns:
         Median over the rounds of the ratio within the round, which a slow drift of the machine leaves alone; and a text
-        with the quartiles of these ratios.
+        with the quartiles of these ratios, and with the median by CPU time, which other processes leave alone.
     """
-    ratios = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-    return median(ratios), f"quartiles of {len(ratios)} rounds {low:.3f} to {high:.3f}"
+    pairs = list(zip(numerator, denominator, strict=True))
+    wall, cpu = [a.wall / b.wall for a, b in pairs], [a.cpu / b.cpu for a, b in pairs]
+    low, _, high = quantiles(wall, n=4) if len(wall) > 1 else wall * 3
+    return median(wall), f"{len(wall)} rounds, quartiles {low:.3f} to {high:.3f}, by CPU time {median(cpu):.3f}"
 
 
 def report(name: str, rows: list[Row], folder: Path = RESULTS) -> None:
@@ -82,4 +109,4 @@ def report(name: str, rows: list[Row], folder: Path = RESULTS) -> None:
             ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
             value = f"{row.value:.6g}"
             writer.writerow([row.what, value, row.unit, ratio, row.target, torch.get_num_threads(), versions])
-            print(f"{row.what:<72} {value:>10} {row.unit:<14} {ratio:>8} {row.target}")
+            print(f"{row.what:<96} {value:>10} {row.unit:<12} {ratio:>8} {row.target}", flush=True)

@@ -9,11 +9,10 @@ the losses; ``write_selection`` adds the ranking and the file ``selection.json``
 import argparse
 import tempfile
 from pathlib import Path
-from statistics import median
 
 import torch
 
-from benchmarks.measuring import RESULTS, Row, compare, in_turns, report
+from benchmarks.measuring import RESULTS, Row, compare, in_turns, report, seconds
 from callbacks.synthesis.miner import LossMiner, mine_losses
 from callbacks.synthesis.mining import write_selection
 from callbacks.synthesis.progress import Progress
@@ -49,11 +48,11 @@ def main() -> None:
         "mine_losses": lambda: mine_losses(module, data.mining_dataloader(0, 1), cpu),
         "write_selection": whole_step,
     }
-    seconds = in_turns(ways, arguments.rounds)
-    rows = [Row("bare forward pass", arguments.images / median(seconds["bare forward pass"]), "images/s")]
+    laps = in_turns(ways, arguments.rounds)
+    rows = [Row("bare forward pass", arguments.images / seconds(laps["bare forward pass"]), "images/s")]
     for name in ("mine_losses", "write_selection"):
-        ratio, spread = compare(seconds[name], seconds["bare forward pass"])
-        rows.append(Row(f"{name} ({spread})", arguments.images / median(seconds[name]), "images/s", ratio, "<= 1.10"))
+        ratio, spread = compare(laps[name], laps["bare forward pass"])
+        rows.append(Row(f"{name} ({spread})", arguments.images / seconds(laps[name]), "images/s", ratio, "<= 1.10"))
     report("mining", rows, arguments.folder)
 
 

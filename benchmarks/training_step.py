@@ -10,11 +10,9 @@ hardest case: what the framework adds to a step does not depend on the network.
 import argparse
 import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.measuring import RESULTS, Row, compare, report
+from benchmarks.measuring import RESULTS, Lap, Row, Watch, compare, report, seconds
 from callbacks import StageCallback
 from datamodules import Miniature
 from lightning_modules import DebiasedModule
@@ -49,19 +47,19 @@ class Turns(Callback):
 
     def __init__(self, plain_epoch: Callable[[int], None]) -> None:
         self.plain_epoch = plain_epoch
-        self.lightning: list[float] = []
-        self.plain: list[float] = []
-        self._start = 0.0
+        self.lightning: list[Lap] = []
+        self.plain: list[Lap] = []
+        self._watch = Watch()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the last epoch, run a plain one, and begin the next."""
-        middle = time.perf_counter()
-        if trainer.current_epoch > 0:
-            self.lightning.append(middle - self._start)
+        lap = self._watch.lap()
         self.plain_epoch(trainer.current_epoch)
-        self._start = time.perf_counter()
         if trainer.current_epoch > 0:
-            self.plain.append(self._start - middle)
+            self.lightning.append(lap)
+            self.plain.append(self._watch.lap())
+        else:
+            self._watch.lap()
 
 
 def make_module() -> DebiasedModule:
@@ -92,7 +90,7 @@ def plain_loop(loader: Batches) -> Callable[[int], None]:
     return epoch
 
 
-def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list[float], list[float]]:
+def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list[Lap], list[Lap]]:
     """Train in turns.
 
     Args:
@@ -101,7 +99,7 @@ def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list
         rounds: Epochs of each.
 
     Returns:
-        Seconds of Lightning's epochs and of the plain ones.
+        Times of Lightning's epochs and of the plain ones.
     """
     turns = Turns(plain_loop(data.train_dataloader() if batches is None else batches))
     with tempfile.TemporaryDirectory() as folder:
@@ -134,8 +132,10 @@ def main() -> None:
         lightning, plain = measure(data, batches, arguments.rounds + 1)
         ratio, spread = compare(lightning, plain)
         rows += [
-            Row(f"plain PyTorch loop, {source}", 1e3 * median(plain) / len(ready), "ms a step"),
-            Row(f"Lightning, {source} ({spread})", 1e3 * median(lightning) / len(ready), "ms a step", ratio, "<= 1.05"),
+            Row(f"plain PyTorch loop, {source}", 1e3 * seconds(plain) / len(ready), "ms a step"),
+            Row(
+                f"Lightning, {source} ({spread})", 1e3 * seconds(lightning) / len(ready), "ms a step", ratio, "<= 1.05"
+            ),
         ]
     report("training_step", rows, arguments.folder)
 

@@ -1,9 +1,12 @@
 """What a stage of a chain needs around its fit: reproducible epochs, starting weights, a marker when trained."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from lightning_modules.errors import ConfigError
 
 
 class StageCallback(Callback):
@@ -26,10 +29,17 @@ class StageCallback(Callback):
             trainer.should_stop = True
         elif self.init is not None and trainer.current_epoch == 0 and trainer.ckpt_path is None:
             state = torch.load(self.init, map_location="cpu", weights_only=True)["state_dict"]
-            pl_module.load_state_dict(state)
+            try:
+                pl_module.load_state_dict(state)
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"init_from: {self.init} holds the weights of another network: give both stages the same backbone"
+                ) from error
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Re-seed, so that an epoch after a resume is the epoch it would have been."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Re-seed at an epoch's first batch, so that an epoch after a resume is the epoch it would have been."""
+        if batch_idx > 0:  # no earlier hook will do: the loader draws a number at a point that differs after a resume
+            return
         stream = (self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
         seed_everything(stream % 2**32, verbose=False)
 

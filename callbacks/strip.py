@@ -38,7 +38,7 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
     for item in sorted(items, key=lambda item: -item["loss"]):
         if drawn.get(item["index"]):
             turns[item["label"]].append(item)
-    order = sorted((turn, label, item) for label, of_class in turns.items() for turn, item in enumerate(of_class[:rows]))
+    order = sorted((turn, label, item) for label, own in turns.items() for turn, item in enumerate(own[:rows]))
     chosen = [item for _, _, item in order[:rows]]
     if not chosen:
         return None
@@ -69,5 +69,5 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
 
 def _cell(image: Image.Image) -> Image.Image:
     """Fit an image into a cell; small ones keep their pixels visible."""
-    sharp = max(image.size) <= CELL // 2
-    return ImageOps.pad(image, (CELL, CELL), Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS, color="white")
+    method = Image.Resampling.NEAREST if max(image.size) <= CELL // 2 else Image.Resampling.LANCZOS
+    return ImageOps.pad(image, (CELL, CELL), method, color="white")

@@ -252,9 +252,7 @@ class SynthesizeCallback(L.Callback):
         planned = plan_images(prompts, self.images, class_counts, mined_counts)
         drawn_from = digest([[prompt.label, prompt.source_index, prompt.caption] for prompt in planned])
         on_rank_zero(lambda: self._write_plan(directory, drawn_from, planned, classes))
-        drawing = Drawing(
-            directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress
-        )
+        drawing = Drawing(directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress)
         counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
         seconds = time.perf_counter() - start
         rejects = {reason: count for reason, count in sorted(counts.items()) if reason != KEEP}

@@ -27,6 +27,7 @@ __all__ = [
     "SHAPES",
     "SIZE",
     "TEMPLATES",
+    "TERSE",
     "Scene",
     "allowed_colours",
     "biased_groups",
@@ -82,6 +83,13 @@ TEMPLATES: tuple[str, ...] = (
     "a {shape} in {colour} on {background}",
     "a {shape} on {background}, the {shape} is {colour}",
     "{colour} {shape}, {background}",
+)
+# Sampled captions of one image differ in what they leave out; what a prompt leaves out the generator makes up.
+TERSE: tuple[str, ...] = (
+    "a {shape} on {background}",
+    "a photo of a {shape} on {background}",
+    "{article} {colour} {shape}",
+    "a photo of {article} {colour} {shape}",
 )
 
 

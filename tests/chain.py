@@ -151,7 +151,7 @@ def _main(args: list[str], out: Path, err: Path, environment: dict[str, str]) ->
 
     torch.set_num_threads(1)
     # Found out at the import, before this process had its environment.
-    rank_zero_only.rank = int(environment.get("LOCAL_RANK", "0"))
+    rank_zero_only.rank = int(environment.get("LOCAL_RANK", "0"))  # type: ignore[attr-defined]
     train.main()
 
 

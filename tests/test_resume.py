@@ -76,7 +76,7 @@ def test_interrupted_goes_on(fit: list[str], reference: Path, tmp_path: Path, fa
 
 def test_a_finished_run_only_shows_its_table(fit: list[str], reference: Path, tmp_path: Path) -> None:
     before = files(reference)
-    outcome = run([*fit, f"--run_dir={reference}", "--synthesize.generator.batch_size=2"], tmp_path)
+    outcome = run([*fit, f"--run_dir={reference}", "--synthesize.captioner.batch_size=2"], tmp_path)
     assert outcome.status == 0, outcome.err
     assert "debiased" in outcome.out
     after = files(reference)

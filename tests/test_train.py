@@ -1,6 +1,7 @@
 """The command line: overrides, one-line complaints, loggers, rehearsals."""
 
 import contextlib
+import importlib
 import json
 import logging
 import shutil
@@ -318,13 +319,12 @@ def test_csv_logger(reference: Path) -> None:
 
 def wandb_records(file: Path) -> Iterator[Any]:
     """Read the records of an offline run (LevelDB's log format, W&B's messages)."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
     content, place = file.read_bytes(), 7
     while place + 7 <= len(content):
         _, length, kind = struct.unpack_from("<IHB", content, place)
         if kind == 1:  # a whole record, not one that is split over blocks
-            record = Record()
+            record = messages.Record()
             record.ParseFromString(content[place + 7 : place + 7 + length])
             yield record
         place += 7 + length

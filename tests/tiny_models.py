@@ -38,6 +38,7 @@ def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> A
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
     from tokenizers.processors import TemplateProcessing
+
     hf = _module("transformers")
 
     special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]

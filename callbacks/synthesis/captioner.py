@@ -97,9 +97,7 @@ class Captioner(BaseCaptioner):
             if value < 1:
                 raise ConfigError(f"{KEY}.{name} must be at least 1, got {value}")
         if temperature <= 0 or not 0 < top_p <= 1:
-            raise ConfigError(
-                f"{KEY}: temperature must be above 0 and top_p in (0, 1], got {temperature} and {top_p}"
-            )
+            raise ConfigError(f"{KEY}: temperature must be above 0 and top_p in (0, 1], got {temperature} and {top_p}")
         self.model = model
         self.revision = revision
         self.prompt = prompt

@@ -108,9 +108,7 @@ def _caption_chunk(
     return records
 
 
-def _finish(
-    directory: Path, fingerprint: dict[str, Any], items: list[dict[str, Any]], texts: list[list[str]]
-) -> None:
+def _finish(directory: Path, fingerprint: dict[str, Any], items: list[dict[str, Any]], texts: list[list[str]]) -> None:
     if not (directory / CAPTIONS).is_file():
         listed = [
             {"index": item["index"], "label": item["label"], "captions": own}

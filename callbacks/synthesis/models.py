@@ -87,9 +87,7 @@ def check_source(source: Source, index: str) -> None:
 def _hub_index(source: Source, index: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    found = hf_hub_download(
-        source.location, index, revision=source.revision, local_files_only=source.local_files_only
-    )
+    found = hf_hub_download(source.location, index, revision=source.revision, local_files_only=source.local_files_only)
     return Path(found)
 
 

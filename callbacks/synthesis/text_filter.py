@@ -67,9 +67,7 @@ class TextFilter(Part):
         tokens = [tokenize(caption, stop_words) for caption in captions]
         words = _most_frequent(tokens, self.words_per_class * num_classes)
         frequent = [word for word, _ in words]
-        kept = [
-            self._holds(caption, own, frequent) for caption, own in zip(captions, tokens, strict=True)
-        ]
+        kept = [self._holds(caption, own, frequent) for caption, own in zip(captions, tokens, strict=True)]
         rescued = []
         for label in sorted(set(labels)):
             places = [place for place, other in enumerate(labels) if other == label]

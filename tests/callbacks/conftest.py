@@ -1,13 +1,12 @@
+import importlib
 from pathlib import Path
 
 import pytest
 
 from tests import tiny_models
 
-
-@pytest.fixture(scope="session")
-def stable_diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save_stable_diffusion(tmp_path_factory.mktemp("sd") / "model")
+# It sets KMP_* variables when first imported: before the first test, or that test seems to leak them.
+importlib.import_module("sklearn")
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ from lightning_modules.errors import ConfigError
 PROMPTS = [Prompt(1, 5, "b"), Prompt(0, 3, "a"), Prompt(1, 6, " "), Prompt(1, 7, "c")]
 
 
-@pytest.mark.parametrize(
-    ("images", "expected"), [(3, "aaabcb"), ("aligned", "aabcbc"), ("captions", "abc")]
-)
+@pytest.mark.parametrize(("images", "expected"), [(3, "aaabcb"), ("aligned", "aabcbc"), ("captions", "abc")])
 def test_classes_in_order_cycling_over_their_captions(images: Count, expected: str) -> None:
     planned = plan_images(PROMPTS, images, [3, 6], [1, 2])
     assert "".join(prompt.caption for prompt in planned) == expected

@@ -231,5 +231,3 @@ def test_importing_the_callback_loads_no_heavy_library() -> None:
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
