@@ -38,12 +38,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks import PredictionWriter, StageCallback, SynthesizeCallback
+from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
 from datamodules import DebiasDataModule
-from lightning_modules.errors import ConfigError
+from lightning_modules import Classifier, ConfigError
 
 log = logging.getLogger("diffubias")
 
@@ -129,14 +130,14 @@ class DebiasCLI(LightningCLI):
         if ckpt_path is not None:
             raise ConfigError("ckpt_path: fit resumes from run_dir by itself; leave --ckpt_path out")
         stages: dict[str, Stage] = self.cfg.stages or {"model": Stage()}
-        self._check(stages)
         if self.cfg.trainer.fast_dev_run:
             self._rehearse()
-        else:
+        folders = (self.run_dir / "stages" / f"{position:02d}-{name}" for position, name in enumerate(stages, start=1))
+        directories = dict(zip(stages, folders, strict=True))
+        self._check(stages, directories)
+        if not self.cfg.trainer.fast_dev_run:
             self._claim_run_dir()
-        directories: dict[str, Path] = {}
         for position, (name, stage) in enumerate(stages.items(), start=1):
-            directories[name] = self.run_dir / "stages" / f"{position:02d}-{name}"
             if not (directories[name] / "done").exists():
                 self._fit_stage(name, stage, position, directories)
         if not self.cfg.trainer.fast_dev_run:
@@ -214,8 +215,12 @@ class DebiasCLI(LightningCLI):
         arguments = parts.trainer.as_dict()
         own = arguments.pop("callbacks") or []
         own = own if isinstance(own, list) else [own]
+        plugins = arguments.pop("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(SafeCheckpointIO())
         logger = False if spec.fast_dev_run else self._loggers(loggers, name, directory)
-        trainer = self.trainer_class(**arguments, logger=logger, callbacks=[*own, *callbacks])
+        trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
                 "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
@@ -245,7 +250,7 @@ class DebiasCLI(LightningCLI):
             loggers.append(instantiate_class((), {"class_path": spec.class_path, "init_args": arguments}))
         return loggers
 
-    def _check(self, stages: dict[str, Stage]) -> None:
+    def _check(self, stages: dict[str, Stage], directories: dict[str, Path]) -> None:
         """Refuse what can only fail after hours."""
         earlier: set[str] = set()
         for name, stage in stages.items():
@@ -263,7 +268,11 @@ class DebiasCLI(LightningCLI):
                     raise ConfigError(
                         f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h"
                     )
-            self._build(stage.module)
+            if (directories[name] / "done").exists():
+                continue
+            module = self._build(stage.module)
+            if isinstance(module, Classifier):
+                module.check()
             if stage.synthesize != "no":
                 self._synthesize(stage).check()
 
@@ -278,7 +287,8 @@ class DebiasCLI(LightningCLI):
         """Write the configuration into a new run folder; refuse a folder that holds another one."""
         text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
         path = self.run_dir / "config.yaml"
-        if not path.exists():
+        started = any(self.run_dir.glob("stages/*/checkpoints/*")) or (self.run_dir / "synthetic").exists()
+        if not path.exists() or not started:  # a first attempt may fail at once, of a setting that is then put right
             _write(path, text)
             return
         old, new = (_flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
@@ -365,6 +375,10 @@ def main(args: list[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
+    warnings.filterwarnings(
+        "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
+    )  # not in a test
+    warnings.filterwarnings("ignore", ".*The dirpath has changed from.*")  # a run folder may be moved
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
     try:
@@ -385,7 +399,7 @@ def main(args: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        where = f" at {error.filename}" if error.filename else ""
+        where = f" at {error.filename2 or error.filename}" if error.filename else ""
         sys.exit(_complain(f"no space left on the disk{where}: free some and run the same command again"))
 
 

@@ -1,6 +1,6 @@
 """Draw docs/images/effect.png from docs/results/miniature_effect.csv.
 
-python benchmarks/figures.py
+python -m benchmarks.figures
 """
 
 import csv

@@ -1,8 +1,8 @@
 """What every part of DiffuBias is worth on the miniature: mean and sd over fresh seeds, as CSV and Markdown.
 
-    python benchmarks/miniature_effect.py --seeds 101 102 103 --ratios 0.05 0.02
+    python -m benchmarks.miniature_effect --seeds 101 102 103 --ratios 0.05 0.02
 
-One row a (conflict ratio, seed, method). Runs that are finished are not run again, so the command goes on where it was stopped.
+One row a (conflict ratio, seed, method). Finished runs are not run again, so the command goes on where it was stopped.
 """
 
 import argparse
@@ -14,7 +14,12 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import torch
+from PIL import Image
+
+from assets.judge import faithfulness as judged
+from assets.judge import load_judge
 
 ROOT = Path(__file__).parent.parent
 DIFFUBIAS = "configs/miniature.yaml"
@@ -25,11 +30,13 @@ COLUMNS = ("accuracy", "aligned", "conflict", "worst_group", "precision", "faith
 
 
 def fit(config: str, run_dir: Path, seed: int, *overrides: str) -> dict[str, dict[str, float]]:
-    """Run one chain in a process of its own and read its test results."""
+    """Run one chain in a process of its own, unless it is finished, and read its test results."""
+    finished = run_dir / "results.json"
     command = [sys.executable, "train.py", "fit", "--config", config, "--run_dir", str(run_dir)]
     command += ["--seed_everything", str(seed), "--data.seed", str(seed), "--trainer.enable_progress_bar", "false"]
-    subprocess.run([*command, *overrides], cwd=ROOT, check=True)
-    results: dict[str, dict[str, float]] = json.loads((run_dir / "results.json").read_text())["test"]
+    if not finished.exists():
+        subprocess.run([*command, *overrides], cwd=ROOT, check=True)
+    results: dict[str, dict[str, float]] = json.loads(finished.read_text())["test"]
     return results
 
 
@@ -41,15 +48,13 @@ def mining_precision(synthetic: Path) -> float:
 
 def faithfulness(synthetic: Path) -> float:
     """Share of the synthetic images whose shape is their label, by the judge classifier."""
-    from assets.judge import load_judge, read_images
-
     judge = load_judge(ROOT / "assets/miniature/judge")
     records = [json.loads(line) for line in (synthetic / "metadata.jsonl").open()]
-    images = read_images([synthetic / record["file_name"] for record in records])
-    labels = torch.tensor([record["label"] for record in records])
-    with torch.inference_mode():
-        shapes = torch.cat([judge(chunk)[0].argmax(1) for chunk in images.split(256)])
-    return float((shapes == labels).float().mean())
+    images = np.stack([np.asarray(Image.open(synthetic / record["file_name"])) for record in records])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+    # background and colour may be anything: only the shape is the class
+    wanted = torch.tensor([[record["label"], -1, -1] for record in records])
+    return judged(judge, pixels, wanted)["shape"]
 
 
 def measure(runs: Path, ratio: float, seed: int) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """What happens around a fit."""
 
 from callbacks.predictions import PredictionWriter
-from callbacks.stage import StageCallback
+from callbacks.stage import SafeCheckpointIO, StageCallback
 from callbacks.synthesize import SynthesizeCallback
 
-__all__ = ["PredictionWriter", "StageCallback", "SynthesizeCallback"]
+__all__ = ["PredictionWriter", "SafeCheckpointIO", "StageCallback", "SynthesizeCallback"]

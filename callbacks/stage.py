@@ -1,11 +1,14 @@
-"""What a stage of a chain needs around its fit: reproducible epochs, starting weights, a marker when trained."""
+"""What a stage of a chain needs around its fit: reproducible epochs, starting weights, whole files, a marker."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import TorchCheckpointIO
 
+from callbacks.synthesis.files import make_folder, write_bytes
 from lightning_modules.errors import ConfigError
 
 
@@ -48,3 +51,25 @@ class StageCallback(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
             self.marker.parent.mkdir(parents=True, exist_ok=True)
             self.marker.touch()
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Write a checkpoint beside its place and move it there, so that a kill or a full disk leaves the one before.
+
+    Lightning's own goes through the system's folder for temporary files. Where that is another disk, moving is copying,
+    and half a file may be left.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            ConfigError: The disk is full.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        make_folder(Path(path).parent)
+        write_bytes(Path(path), buffer.getvalue())

@@ -15,7 +15,7 @@ on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ __all__ = [
     "render",
 ]
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 
 SIZE = 32
 BUILD_SEED = 10_000_000
@@ -113,7 +113,8 @@ _X, _Y = _grid()
 def _cloud(rng: np.random.Generator, height: int, width: int) -> Floats:
     """Smooth noise [32, 32] in about [-1, 1], with ``height`` x ``width`` free cells."""
     coarse = rng.standard_normal((height + 1, width + 1), dtype=np.float32)
-    return _interpolation(height) @ coarse @ _interpolation(width).T
+    noise: Floats = _interpolation(height) @ coarse @ _interpolation(width).T
+    return noise
 
 
 def _interpolation(cells: int) -> Floats:
@@ -135,7 +136,8 @@ _INTERPOLATIONS: dict[int, Floats] = {}
 
 def _tinted(background: int, strength: Floats, tint: tuple[float, float, float]) -> Floats:
     """Base colour of a background plus ``strength`` [32, 32] times ``tint``, as [32, 32, 3]."""
-    return _BACKGROUND_RGB[background] + strength[..., None] * np.asarray(tint, dtype=np.float32)
+    picture: Floats = _BACKGROUND_RGB[background] + strength[..., None] * np.asarray(tint, dtype=np.float32)
+    return picture
 
 
 def _grass(rng: np.random.Generator) -> Floats:
@@ -199,16 +201,19 @@ _TEXTURES: tuple[Callable[[np.random.Generator], Floats], ...] = (
 
 
 def _circle(x: Floats, y: Floats) -> Floats:
-    return np.hypot(x, y) - 0.92
+    distance: Floats = np.hypot(x, y) - 0.92
+    return distance
 
 
 def _square(x: Floats, y: Floats) -> Floats:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.80
+    distance: Floats = np.maximum(np.abs(x), np.abs(y)) - 0.80
+    return distance
 
 
 def _triangle(x: Floats, y: Floats) -> Floats:
     y = y + 0.12
-    return np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.60
+    distance: Floats = np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.60
+    return distance
 
 
 def _star(x: Floats, y: Floats) -> Floats:
@@ -228,20 +233,24 @@ def _heart(x: Floats, y: Floats) -> Floats:
     lobe = np.hypot(x - 0.25, y - 0.75) - 0.3536
     low = np.maximum(x + y, 0) / 2
     point = np.sqrt(np.minimum(x * x + (y - 1) ** 2, (x - low) ** 2 + (y - low) ** 2)) * np.sign(x - y)
-    return 1.72 * np.where(x + y > 1, lobe, point)
+    distance: Floats = 1.72 * np.where(x + y > 1, lobe, point)
+    return distance
 
 
 def _cross(x: Floats, y: Floats) -> Floats:
     x, y = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(x - 1.0, y - 0.35), np.maximum(x - 0.35, y - 1.0))
+    distance: Floats = np.minimum(np.maximum(x - 1.0, y - 0.35), np.maximum(x - 0.35, y - 1.0))
+    return distance
 
 
 def _ring(x: Floats, y: Floats) -> Floats:
-    return np.abs(np.hypot(x, y) - 0.72) - 0.26
+    distance: Floats = np.abs(np.hypot(x, y) - 0.72) - 0.26
+    return distance
 
 
 def _moon(x: Floats, y: Floats) -> Floats:
-    return np.maximum(np.hypot(x + 0.12, y) - 1.0, 0.80 - np.hypot(x - 0.42, y))
+    distance: Floats = np.maximum(np.hypot(x + 0.12, y) - 1.0, 0.80 - np.hypot(x - 0.42, y))
+    return distance
 
 
 _DISTANCES: tuple[Callable[[Floats, Floats], Floats], ...] = (

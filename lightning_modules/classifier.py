@@ -89,6 +89,16 @@ class Classifier(L.LightningModule):
         self.val_metrics = GroupMetrics(classes, biases, name="val")
         self.test_metrics = GroupMetrics(classes, biases, name="test")
 
+    def check(self) -> None:
+        """Build the network once and drop it, so that a wrong name or missing weights show before hours of work.
+
+        Raises:
+            ConfigError: the backbone cannot be built.
+        """
+        settings = self.hparams
+        classes = settings["num_classes"] or 2
+        build_backbone(settings["backbone"], classes, settings["weights"], settings["small_images"])
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters, with the scheduler if there is one."""
         trainable = [p for p in self.parameters() if p.requires_grad]
@@ -195,7 +205,9 @@ class Classifier(L.LightningModule):
             self._train_means()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the validation set."""
+        """Log the metrics of the validation set; a sanity check sees too little of it."""
+        if self.trainer.sanity_checking:
+            return
         self._log({f"val/{name}": value for name, value in self.val_metrics.compute().items()}, bar="val/accuracy")
 
     def on_test_epoch_start(self) -> None:

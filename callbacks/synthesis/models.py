@@ -97,7 +97,7 @@ def load(source: Source, loader: Callable[[], T]) -> T:
     Raises:
         ConfigError: Not in the cache, no network, unknown id or revision, no safetensors, unreadable files.
     """
-    _hide_bars()
+    _quieten()
     try:
         return loader()
     except ConfigError:
@@ -122,14 +122,15 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _hide_bars() -> None:
-    """Switch off the bars that every rank would show for every part of a model; downloads keep theirs."""
+def _quieten() -> None:
+    """Switch off the bars and hints that every rank would show for every part of a model; downloads keep their bars."""
     import diffusers.utils
     import transformers.utils
 
     libraries: tuple[Any, ...] = (diffusers, transformers)
     for library in libraries:
         library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
 
 
 def _check_weights(folder: Path, key: str) -> None:
