@@ -15,8 +15,8 @@ from tests.generators import write_bar_official
 
 torch.set_num_threads(1)
 
-# What a run may leave in the environment: seeds for the workers of loaders, and pytest's own.
-HARMLESS = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTEST_CURRENT_TEST"}
+# What a test may leave: seeds for the workers of loaders, what scikit-learn sets at its import, and what pytest sets.
+HARMLESS = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "PYTEST_CURRENT_TEST"}
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from callbacks.synthesis import Captioner, DiffusersGenerator
 from callbacks.synthesis.models import find_source, pick_dtype
@@ -63,3 +64,34 @@ def test_a_hub_id_without_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 def test_dtypes() -> None:
     assert pick_dtype("auto", CPU) == torch.float32
     assert pick_dtype("float16", CPU) == torch.float16
+
+
+def cached(folder: Path, index: str, weights: bytes | None) -> Path:
+    """Lay out a hub's cache that holds ``owner/name``."""
+    snapshot = folder / "models--owner--name" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / index).write_text("{}")
+    if weights is not None:
+        (snapshot / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+@pytest.mark.parametrize(("weights", "works"), [(save({"a": torch.ones(3)}), True), (b"half", False), (None, False)])
+def test_the_cache_is_looked_at_before_anything_is_loaded(
+    weights: bytes | None, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    parts = ((Captioner("owner/name"), "config.json"), (DiffusersGenerator("owner/name", None), "model_index.json"))
+    for part, index in parts:
+        folder = cached(tmp_path / index, index, weights)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+        if works:
+            part.check()
+        else:
+            with pytest.raises(
+                ConfigError, match=r"is not complete in the local .* cache: set synthesize\.\w+\.download"
+            ):
+                part.check()

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks import StageCallback
+from callbacks import SafeCheckpointIO, StageCallback
 from lightning_modules.errors import ConfigError
 from tests.callbacks.toy import ToyClassifier, ToyData
 
@@ -96,3 +98,23 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": ToyClassifier(classes=3).state_dict()}, tmp_path / "init.ckpt")
     with pytest.raises(ConfigError, match=r"init_from.*init\.ckpt.*same backbone"):
         fit(ToyClassifier(), StageCallback(tmp_path, 1, tmp_path / "init.ckpt"))
+
+
+def test_checkpoints_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    io, path = SafeCheckpointIO(), tmp_path / "new" / "last.ckpt"
+    io.save_checkpoint({"epoch": 1}, str(path))
+    assert io.load_checkpoint(path, weights_only=True) == {"epoch": 1}
+
+    def no_room(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_room)
+    with pytest.raises(ConfigError, match=f"no space left for {path.parent}"):
+        io.save_checkpoint({"epoch": 2}, path)
+    assert io.load_checkpoint(path, weights_only=True) == {"epoch": 1}
+
+
+def test_checkpoints_elsewhere_are_left_to_lightning(tmp_path: Path) -> None:
+    io = SafeCheckpointIO()
+    io.save_checkpoint({"epoch": 1}, f"file://{tmp_path}/last.ckpt")
+    assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}
