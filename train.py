@@ -379,6 +379,8 @@ def main(args: list[str] | None = None) -> None:
         "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
     )  # not in a test
     warnings.filterwarnings("ignore", ".*The dirpath has changed from.*")  # a run folder may be moved
+    advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
     try:
