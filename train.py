@@ -25,6 +25,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import warnings
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -41,6 +42,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
 from datamodules import DebiasDataModule
@@ -370,7 +372,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments as in ``sys.argv[1:]``; None reads those.
 
     Raises:
-        SystemExit: With status 2 after a mistake that the user can mend, told in one line.
+        SystemExit: With status 2 after a mistake that the user can mend, told in one line; 143 after SIGTERM.
     """
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
@@ -398,6 +400,8 @@ def main(args: list[str] | None = None) -> None:
         )
     except ConfigError as error:
         sys.exit(_complain(str(error)))
+    except SIGTERMException:  # ends with status 0 by itself, as if the work were done
+        sys.exit(128 + signal.SIGTERM)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

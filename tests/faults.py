@@ -6,6 +6,7 @@ call of the generator. Since the variable is no setting, the same command line f
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ def visit(place: str) -> None:
     action, chosen, number, *rank = (os.environ.get(VARIABLE) or "none none 0").split()
     if chosen != place or _visits[place] != int(number) or (rank and rank[0] != os.environ.get("LOCAL_RANK", "0")):
         return
+    print(f"fault at {time.time()}", file=sys.stderr, flush=True)
     if action == "raise":
         raise ValueError(f"broken on purpose at {place}")
     os.kill(os.getpid(), {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}[action])
