@@ -7,6 +7,7 @@ by one are what transformers' own examples do, and draw with its sampler. Models
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def main() -> None:
         starts = range(0, len(images), size)
         return [own for s in starts for own in captioner.caption(images[s : s + size], seeds[s : s + size])]
 
-    ways = {"1": one_by_one, **{str(size): partial(batched, size) for size in arguments.batch_sizes}}
+    ways: dict[str, Callable[[], object]] = {"1": one_by_one}
+    ways |= {str(size): partial(batched, size) for size in arguments.batch_sizes}
     laps = in_turns(ways, arguments.rounds)
     count = TEXTS * len(images)
     alone = [

@@ -32,17 +32,18 @@ PROMPT = "A man is climbing a steep rock above the sea while a small boat passes
 
 def diffusion_parts(tiny: bool) -> dict[str, nn.Module]:
     """Build the networks of Stable Diffusion 1.5 (github.com/CompVis/stable-diffusion), or narrow copies of them."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+    import diffusers
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 
     width, side, text_width = (32, 8, 64) if tiny else (320, 64, 768)
     vae_widths = (32, 32, 64, 64) if tiny else (128, 256, 512, 512)
-    unet: Any = UNet2DConditionModel(
+    untyped: Any = diffusers
+    unet = untyped.UNet2DConditionModel(
         sample_size=side, block_out_channels=(width, 2 * width, 4 * width, 4 * width), cross_attention_dim=text_width,
         attention_head_dim=8,
     )  # fmt: skip
-    vae: Any = AutoencoderKL(
+    vae = untyped.AutoencoderKL(
         block_out_channels=vae_widths, down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2,
         up_block_types=("UpDecoderBlock2D",) * 4, sample_size=8 * side,
     )  # fmt: skip
@@ -81,7 +82,8 @@ def llava(tiny: bool) -> nn.Module:
         pad_token_id=0, rms_norm_eps=1e-5,
     )  # fmt: skip
     model: Any = LlavaForConditionalGeneration
-    config = LlavaConfig(
+    kind: Any = LlavaConfig
+    config = kind(
         vision_config=CLIPVisionConfig(**_vision(tiny, 336), projection_dim=768), text_config=text, image_token_index=4,
         image_token_id=4, vision_feature_layer=-2, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip

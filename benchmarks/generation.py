@@ -7,6 +7,7 @@ images are compared pixel by pixel. Models are loaded before the clock starts.
 """
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def main() -> None:
         ]
         drawn[size] = [sample.image for sample in samples if sample.image is not None]
 
-    ways = {"1": one_by_one, **{str(size): partial(batched, size) for size in arguments.batch_sizes}}
+    ways: dict[str, Callable[[], object]] = {"1": one_by_one}
+    ways |= {str(size): partial(batched, size) for size in arguments.batch_sizes}
     laps = in_turns(ways, arguments.rounds)
     rows = [Row("one call of the pipeline a prompt", arguments.images / seconds(laps["1"]), "images/s")]
     for size in arguments.batch_sizes:

@@ -42,8 +42,8 @@ def fit(config: str, run_dir: Path, seed: int, *overrides: str) -> dict[str, dic
 
 def mining_precision(synthetic: Path) -> float:
     """Share of the mined images that are in conflict."""
-    items = json.loads((synthetic / "selection.json").read_text())["items"]
-    return mean(item["bias"] != item["label"] for item in items)
+    items: list[dict[str, int]] = json.loads((synthetic / "selection.json").read_text())["items"]
+    return sum(item["bias"] != item["label"] for item in items) / len(items)
 
 
 def faithfulness(synthetic: Path) -> float:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.training_step
 
-Same network, optimizer, batches and precision (configs/miniature.yaml: SmallResNet, 64 images of 32 pixels, bf16). Both
+Same network, optimizer, batches and precision (configs/miniature.yaml: SmallResNet, 64 images of 32 pixels, float32). Both
 read the batches from loaders of our data module, and once more from tensors that lie ready. A network this small is the
 hardest case: what the framework adds to a step does not depend on the network.
 """
@@ -81,9 +81,8 @@ def plain_loop(loader: Batches) -> Callable[[int], None]:
         network.train()
         for batch in loader:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(batch["image"].to(memory_format=torch.channels_last))
-                loss: Any = functional.cross_entropy(logits, batch["label"])
+            logits = network(batch["image"].to(memory_format=torch.channels_last))
+            loss: Any = functional.cross_entropy(logits, batch["label"])
             loss.backward()
             optimizer.step()
 
@@ -104,7 +103,7 @@ def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list
     turns = Turns(plain_loop(data.train_dataloader() if batches is None else batches))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            accelerator="cpu", devices=1, precision="bf16-mixed", max_epochs=rounds + 2, log_every_n_steps=20,
+            accelerator="cpu", devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
             callbacks=[turns, StageCallback(Path(folder), seed=1)], logger=CSVLogger(folder), limit_val_batches=0,
             num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip

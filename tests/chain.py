@@ -144,6 +144,7 @@ def _main(args: list[str], out: Path, err: Path, environment: dict[str, str]) ->
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     sys.argv = ["train.py", *args]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     import torch
     from lightning.pytorch.utilities import rank_zero_only
 
