@@ -2,9 +2,9 @@
 
     python -m benchmarks.training_step
 
-Same network, optimizer, batches and precision (configs/miniature.yaml: SmallResNet, 64 images of 32 pixels, float32). Both
-read the batches from loaders of our data module, and once more from tensors that lie ready. A network this small is the
-hardest case: what the framework adds to a step does not depend on the network.
+Same network, optimizer, batches and precision (configs/miniature.yaml: SmallResNet, 64 images of 32 pixels, float32).
+Both read the batches from loaders of our data module, and once more from tensors that lie ready. A network this small
+is the hardest case: what the framework adds to a step does not depend on the network.
 """
 
 import argparse
