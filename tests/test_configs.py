@@ -50,10 +50,10 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     for command in ("validate", "test"):
         outcome = call(command, *words)
         assert outcome.status == 0, outcome.err
-        shown = re.search(rf"{command.removesuffix('idate')}/accuracy\W+([\d.]+)", outcome.out)
-        assert shown is not None
+        accuracy = re.findall(rf"{command.removesuffix('idate')}/accuracy\W+([\d.]+)", outcome.out)
+        assert len(accuracy) == 1
     last = list(results.values())[-1]
-    assert float(shown[1]) == pytest.approx(last["accuracy"])
+    assert float(accuracy[0]) == pytest.approx(last["accuracy"])
 
     assert call("predict", *words).status == 0
     with (tmp_path / "predict" / "predictions.csv").open() as file:

@@ -217,6 +217,7 @@ def test_all_kinds_of_images(small: Small, tmp_path: Path) -> None:
     exif[0x0112] = 6
     Image.open(turned).save(turned, exif=exif)
     words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}", f"--data.root={root}"]
+    words += ["--biased.backbone=smallresnet", "--model.backbone=smallresnet"]
     outcome = call("fit", *words, "--synthesize.top_k=4", "--synthesize.images=1")
     assert outcome.status == 0, outcome.err
 
