@@ -42,7 +42,7 @@ def main() -> None:
         axis.set_xlim(0, 112)
         axis.axvline(12.5, color="#888888", linewidth=0.8, linestyle=":")
         axis.set_title(f"{ratio:.0%} of the training images in conflict", fontsize=10)
-        axis.set_xlabel("accuracy on unbiased test images, % (dotted: chance)", fontsize=9)
+        axis.set_xlabel("unbiased accuracy, % (dotted: chance)", fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(ROOT / "docs/images/effect.png", dpi=110)
