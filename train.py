@@ -55,7 +55,7 @@ EXECUTION_KEYS = (
     "config", "run_dir", "ckpt_path", "weights_only",
     "trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger",
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler",
-    "trainer.fast_dev_run", "trainer.max_time", "data.init_args.num_workers",
+    "trainer.fast_dev_run", "data.init_args.num_workers",
     "synthesize.captioner.init_args.download", "synthesize.generator.init_args.download",
     "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size", "synthesize.strip",
 )  # fmt: skip
@@ -138,7 +138,7 @@ class DebiasCLI(LightningCLI):
         directories = dict(zip(stages, folders, strict=True))
         self._check(stages, directories)
         if not self.cfg.trainer.fast_dev_run:
-            self._claim_run_dir()
+            self._claim_run_dir(stages, directories)
         for position, (name, stage) in enumerate(stages.items(), start=1):
             if not (directories[name] / "done").exists():
                 self._fit_stage(name, stage, position, directories)
@@ -255,7 +255,14 @@ class DebiasCLI(LightningCLI):
     def _check(self, stages: dict[str, Stage], directories: dict[str, Path]) -> None:
         """Refuse what can only fail after hours."""
         earlier: set[str] = set()
+        if not all((directory / "done").exists() for directory in directories.values()):
+            self.datamodule.setup("fit")  # the data first: nothing is fetched for a folder that is not there
         for name, stage in stages.items():
+            if self.cfg.trainer.max_time or stage.trainer.get("max_time"):
+                raise ConfigError(
+                    "trainer.max_time: a stage that it ends would count as finished; leave it out and stop the run"
+                    " from outside, the same command goes on"
+                )
             if not isinstance(self.cfg.get(stage.module), Namespace):
                 raise ConfigError(
                     f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model"
@@ -275,8 +282,22 @@ class DebiasCLI(LightningCLI):
             module = self._build(stage.module)
             if isinstance(module, Classifier):
                 module.check()
+                self._check_start(name, module, stages)
             if stage.synthesize != "no":
                 self._synthesize(stage).check()
+
+    def _check_start(self, name: str, module: Classifier, stages: dict[str, Stage]) -> None:
+        """Refuse to start from the weights of another network."""
+        before = stages[name].init_from
+        if before is None:
+            return
+        source = self._build(stages[before].module)
+        for key in ("backbone", "small_images"):
+            if source.hparams.get(key) != module.hparams[key]:
+                raise ConfigError(
+                    f"stages.{name}.init_from: {before} has {key} {source.hparams.get(key)}, this stage"
+                    f" {module.hparams[key]}; give both the same"
+                )
 
     def _run_dir(self) -> Path:
         if self.cfg.run_dir is not None:
@@ -285,8 +306,12 @@ class DebiasCLI(LightningCLI):
         return Path("runs") / name
 
     @rank_zero_only
-    def _claim_run_dir(self) -> None:
-        """Write the configuration into a new run folder; refuse a folder that holds another one."""
+    def _claim_run_dir(self, stages: dict[str, Stage], directories: dict[str, Path]) -> None:
+        """Write the configuration into a new run folder; refuse a folder that holds another one.
+
+        What only concerns stages that have no checkpoint yet may still change: a wrong learning rate of the last
+        stage does not cost the stages before it.
+        """
         text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
         path = self.run_dir / "config.yaml"
         started = any(self.run_dir.glob("stages/*/checkpoints/*")) or (self.run_dir / "synthetic").exists()
@@ -294,8 +319,17 @@ class DebiasCLI(LightningCLI):
             _write(path, text)
             return
         old, new = (_flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
-        changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in sorted(old | new) if old.get(k) != new.get(k)]
-        if changes:
+        idle = {name for name, folder in directories.items() if not any(folder.glob("checkpoints/*"))}
+        fixed = {stage.module for name, stage in stages.items() if name not in idle}
+        free = (
+            *(f"stages.{name}." for name in idle),
+            *(f"{stages[name].module}." for name in idle if stages[name].module not in fixed),
+        )
+        differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and not k.startswith(free)]
+        changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing]
+        if not changes:
+            _write(path, text)
+        else:
             raise ConfigError(
                 f"run_dir: {self.run_dir} holds a run with other settings ({'; '.join(changes)});"
                 " give another --run_dir, or the old settings to go on"
@@ -309,11 +343,15 @@ class DebiasCLI(LightningCLI):
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
 
     def _trained_model(self) -> Path:
-        for path in sorted(self.run_dir.glob("stages/*/checkpoints/last.ckpt"), reverse=True):
-            return path
-        raise ConfigError(
-            f"ckpt_path: no trained model in {self.run_dir}; run fit first or give --ckpt_path or --run_dir"
-        )
+        """Find the weights of the last stage, once it is trained."""
+        stages = list(self.cfg.stages or {"model": None})
+        folder = self.run_dir / "stages" / f"{len(stages):02d}-{stages[-1]}"
+        if not (folder / "fit_done").exists():
+            raise ConfigError(
+                f"ckpt_path: no trained model in {folder}; run fit to its end, or give --ckpt_path or --run_dir"
+            )
+        self.model.stage_name = stages[-1]
+        return folder / "checkpoints" / "last.ckpt"
 
     @rank_zero_only
     def _report(self, directories: dict[str, Path]) -> None:

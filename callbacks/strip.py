@@ -1,5 +1,6 @@
 """The picture strip of a run: what was mined, what the captioner saw in it, what was drawn from that."""
 
+import io
 import json
 import textwrap
 from collections import defaultdict
@@ -8,8 +9,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from callbacks.synthesis.files import write_bytes
 from callbacks.synthesis.mining import MiningData
 
+STRIP = "strip.png"
 CELL, GAP, CAPTION, DRAWN = 96, 8, 250, 5  # pixels of a picture, between pictures, of a caption; pictures drawn a row
 
 
@@ -62,9 +65,10 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
             x = 2 * GAP + CELL + CAPTION + column * (CELL + GAP)
             with Image.open(directory / record["file_name"]) as image:
                 strip.paste(_cell(image.convert("RGB")), (x, y))
-    path = directory / "strip.png"
-    strip.save(path)
-    return path
+    buffer = io.BytesIO()
+    strip.save(buffer, "PNG")
+    write_bytes(directory / STRIP, buffer.getvalue())
+    return directory / STRIP
 
 
 def _cell(image: Image.Image) -> Image.Image:

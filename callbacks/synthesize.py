@@ -9,7 +9,7 @@ from typing import Any, Literal
 import lightning as L  # noqa: N812 - the name Lightning's own documentation uses
 from jsonargparse.typing import lazy_instance
 
-from callbacks.strip import draw_strip
+from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.captioning import write_captions
 from callbacks.synthesis.distributed import on_rank_zero
@@ -17,7 +17,7 @@ from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import DiffusersGenerator, Generator
-from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
+from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, SELECTION, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
 from callbacks.synthesis.models import free_memory
@@ -106,20 +106,21 @@ class SynthesizeCallback(L.Callback):
         self._progress = Progress(trainer.progress_bar_callback is not None)
         if on_rank_zero(lambda: self._is_done(directory)):
             self._say("synthetic set: complete in %s", directory)
+            self._draw_strip(directory, data)
             return
         if self.reuse is not None:
             source, names = Path(self.reuse), list(data.class_names)
-            count = on_rank_zero(lambda: take_over(source, directory, names))
+            labels = data.train_labels().tolist()
+            count = on_rank_zero(lambda: take_over(source, directory, names, labels))
             self._say("synthetic set: %d images taken over from %s", count, source)
+            self._draw_strip(directory, data)
             return
         items = self._mine(directory, trainer, pl_module, data)
         if self.generator is None:
             return
         prompts = self._describe(directory, trainer, data, items)
         self._draw(directory, trainer, data, items, prompts, self.generator)
-        if self.strip:
-            picture = on_rank_zero(lambda: draw_strip(data, directory, self.strip))
-            self._say("picture strip: %s", picture)
+        self._draw_strip(directory, data)
 
     def check(self) -> None:
         """Refuse now what would otherwise be refused after the fit; takes well under a second.
@@ -145,6 +146,17 @@ class SynthesizeCallback(L.Callback):
             raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
         self.captioner.check()
         self.generator.check()
+
+    def _draw_strip(self, directory: Path, data: MiningData) -> None:
+        """Draw the picture strip if it is wanted, possible and not there."""
+        selection = directory / SELECTION
+
+        def draw() -> Path | None:
+            wanted = self.strip > 0 and selection.is_file() and not (directory / STRIP).is_file()
+            return draw_strip(data, directory, self.strip) if wanted else None
+
+        if on_rank_zero(draw):
+            self._say("picture strip: %s", directory / STRIP)
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the set, apart from the data and the biased model."""

@@ -156,7 +156,12 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         (["fit", "--config={MINIATURE}", "--synthesize.captioner=null"], ["synthesize.captioner"]),
         (["fit", "--config={MINIATURE}", "--synthesize.reuse=no/such"], ["synthesize.reuse", "no/such"]),
         (["fit", "--config={MINIATURE}", "--ckpt_path=some.ckpt"], ["ckpt_path"]),
-        (["test", "--config={MINIATURE}"], ["ckpt_path", "run fit first"]),
+        (["fit", "--config={MINIATURE}", "--trainer.max_time=00:00:00:01"], ["trainer.max_time"]),
+        (
+            ["fit", "--config={MINIATURE}", "--stages.debiased.init_from=biased", "--model.backbone=resnet18"],
+            ["stages.debiased.init_from", "smallresnet", "resnet18"],
+        ),
+        (["test", "--config={MINIATURE}"], ["ckpt_path", "run fit to its end"]),
         (["nonsense"], ["nonsense"]),
     ],
     ids=lambda value: " ".join(value[2:]) or value[0] if value[0] in ("fit", "test", "nonsense") else "",
@@ -273,6 +278,32 @@ def test_a_first_attempt_that_failed_does_not_hold_the_folder(small: Small, tmp_
     assert_one_line(call(*words, "--model.lr=1e30"), "loss")
     assert call(*words).status == 0
     assert (tmp_path / "results.json").exists()
+
+
+def test_a_failed_last_stage_is_mended_in_the_same_folder(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/stages/02-debiased")
+    words = [*fit, f"--run_dir={tmp_path / 'run'}"]
+    assert_one_line(call(*words, "--model.lr=1e30"), "loss", "model.lr")
+    assert_one_line(call("test", *words[1:]), "ckpt_path", "02-debiased")
+    assert call(*words).status == 0
+    assert contents(tmp_path / "run/stages/01-biased") == contents(reference / "stages/01-biased")
+    assert (tmp_path / "run/results.json").read_text() == (reference / "results.json").read_text()
+
+
+def test_the_strip_is_drawn_if_a_kill_came_before_it(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference, tmp_path / "run")
+    (tmp_path / "run/synthetic/strip.png").unlink()
+    (tmp_path / "run/stages/01-biased/done").unlink()
+    assert call(*fit, f"--run_dir={tmp_path / 'run'}").status == 0
+    strip = "synthetic/strip.png"
+    assert (tmp_path / "run" / strip).read_bytes() == (reference / strip).read_bytes()
+
+
+def test_a_selection_of_other_data_is_not_taken_over(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    words = [*fit, f"--synthesize.reuse={reference / 'synthetic'}", "--data.mined_repeat=2", "--data.train_size=88"]
+    assert_one_line(call(*words, f"--run_dir={tmp_path}"), "selection.json")
+    assert not (tmp_path / "synthetic/selection.json").exists()
 
 
 def test_checkpoint_of_another_network(small: Small, reference: Path, tmp_path: Path) -> None:

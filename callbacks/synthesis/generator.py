@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,8 @@ from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")
 KEY = "synthesize.generator"
+DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class DiffusersGenerator(Generator):
 
     Args:
         model: Hub id or local folder written by ``save_pretrained``.
-        revision: Commit of the hub repository.
+        revision: Commit of the hub repository; null takes the pinned one of the default model, else the newest.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale (Ho & Salimans 2022).
         scheduler: Class name in diffusers to use in place of the model's own, for example DPMSolverMultistepScheduler.
@@ -98,8 +101,8 @@ class DiffusersGenerator(Generator):
 
     def __init__(
         self,
-        model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        revision: str | None = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+        model: str = DEFAULT_MODEL,
+        revision: str | None = None,
         steps: int = 50,
         guidance: float = 7.5,
         scheduler: str | None = None,
@@ -143,7 +146,7 @@ class DiffusersGenerator(Generator):
         """Return model, revision, steps and guidance."""
         return {
             "generator": self.model,
-            "revision": self.revision,
+            "revision": self._source.revision,
             "steps": self.steps,
             "guidance": self.guidance,
         }
@@ -154,10 +157,12 @@ class DiffusersGenerator(Generator):
         Raises:
             ConfigError: See :func:`callbacks.synthesis.models.check_source`.
         """
-        check_source(self._source(), "model_index.json")
+        check_source(self._source, "model_index.json")
 
+    @cached_property
     def _source(self) -> Source:
-        return find_source(self.model, self.revision, self.download, KEY)
+        pinned = DEFAULT_REVISION if self.model == DEFAULT_MODEL else None
+        return find_source(self.model, self.revision or pinned, self.download, KEY)
 
     def load(self, device: torch.device) -> None:
         """Load the pipeline.
@@ -169,7 +174,7 @@ class DiffusersGenerator(Generator):
             return
         import diffusers
 
-        source = self._source()
+        source = self._source
         loader: Any = diffusers.DiffusionPipeline
         pipeline = load(
             source,

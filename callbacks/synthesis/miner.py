@@ -80,7 +80,8 @@ def mine_losses(module: nn.Module, loader: Iterable[dict[str, Any]], device: tor
 
     Returns:
         Losses float32 [N] and indices int64 [N], on the CPU. Losses are rounded to 1e-5, since smaller differences are
-        noise of the batch's composition: a tie then falls to the index and the ranking is the same for any rank count.
+        noise of the batch's composition: a tie then falls to the index, which keeps the ranking the same for other
+        rank counts but for losses that noise carries over a rounding border.
     """
     was_training = module.training
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)

@@ -8,16 +8,19 @@ from pathlib import Path
 
 from callbacks.synthesis.files import disk, make_folder, write_bytes
 from callbacks.synthesis.manifest import CAPTIONS, FILTER, IMAGES, MANIFEST, REJECTED, SELECTION
+from callbacks.synthesis.part import digest
 from lightning_modules.errors import ConfigError
 
 
-def take_over(source: Path, directory: Path, class_names: Sequence[str]) -> int:
+def take_over(source: Path, directory: Path, class_names: Sequence[str], labels: Sequence[int]) -> int:
     """Link or copy a finished set, its manifest last.
 
     Args:
         source: The ``synthetic`` folder of another run.
         directory: Ours.
         class_names: Our classes, by label; they must be those of the other set.
+        labels: Our training labels; the selection is taken over only if it was made on the same ones, since its
+            indices mean nothing elsewhere.
 
     Returns:
         Number of images.
@@ -41,11 +44,20 @@ def take_over(source: Path, directory: Path, class_names: Sequence[str]) -> int:
                 )
             _link(source / record["file_name"], directory / record["file_name"])
             count += 1
-        for name in (SELECTION, CAPTIONS, FILTER, REJECTED):
+        same = _mined_on(source / SELECTION, labels)
+        for name in (*((SELECTION,) if same else ()), CAPTIONS, FILTER, REJECTED):
             if (source / name).is_file():
                 write_bytes(directory / name, (source / name).read_bytes())
         write_bytes(directory / MANIFEST, manifest.read_bytes())
     return count
+
+
+def _mined_on(selection: Path, labels: Sequence[int]) -> bool:
+    """Tell whether a selection was made on a training set with these labels."""
+    if not selection.is_file():
+        return False
+    stored = json.loads(selection.read_text(encoding="utf-8"))
+    return bool(stored.get("fingerprint", {}).get("labels") == digest(list(labels)))
 
 
 def _link(source: Path, target: Path) -> None:
