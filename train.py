@@ -327,9 +327,9 @@ class DebiasCLI(LightningCLI):
         )
         differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and not k.startswith(free)]
         changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing]
-        if not changes:
+        if not changes and old != new:
             _write(path, text)
-        else:
+        if changes:
             raise ConfigError(
                 f"run_dir: {self.run_dir} holds a run with other settings ({'; '.join(changes)});"
                 " give another --run_dir, or the old settings to go on"
