@@ -191,7 +191,7 @@ class SynthesizeCallback(L.Callback):
         start = time.perf_counter()
         device = trainer.strategy.root_device
         items = write_selection(directory, pl_module, data, self.miner, self.top_k, device, self._progress)
-        share = precision(items)
+        share = precision(items, data.aligned_bias)
         pl_module.to("cpu" if device.type == "cuda" and self.when == "end" else pl_module.device)
         free_memory()
         known = "" if share is None else f", {share:.1%} of them in conflict with the bias"

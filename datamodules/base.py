@@ -21,11 +21,13 @@ from datamodules.images import Container, ImageFiles
 from datamodules.manifest import MANIFEST, read_manifest, read_selection
 from datamodules.sampling import Mixing, TrainSampler, synthetic_per_batch
 from lightning_modules.errors import ConfigError
+from lightning_modules.metrics import GroupTable
 
 log = logging.getLogger("diffubias")
 
 Split = Literal["train", "val", "test"]
 Source = Literal["real", "synthetic", "both"]
+Balance = Literal["none", "class", "group"]
 
 # up to this side (in pixels) synthetic images are kept in memory without being asked: 100,000 of them take 1.2 GB
 SMALL = 64
@@ -56,6 +58,36 @@ class Samples:
         return Samples(chosen, self.labels[positions], self.biases[positions])
 
 
+@dataclass(frozen=True)
+class Entries:
+    """What a stage trains on, entry by entry: the real images first, the synthetic ones after them.
+
+    Attributes:
+        labels: Classes, int64 [N].
+        biases: Bias attributes, int64 [N], -1 where unknown, as for every synthetic image.
+        real: How many are real; an image of a batch is entry `index + synthetic * real`.
+    """
+
+    labels: Tensor
+    biases: Tensor
+    real: int
+
+    def __len__(self) -> int:
+        """Returns the number of entries."""
+        return len(self.labels)
+
+    def groups(self, num_biases: int) -> Tensor:
+        """Returns the group of every entry, int64 [N].
+
+        Args:
+            num_biases: Number of bias attributes B.
+
+        Returns:
+            `label * (B + 1) + bias`, with B in place of an unknown bias.
+        """
+        return self.labels * (num_biases + 1) + torch.where(self.biases >= 0, self.biases, num_biases)
+
+
 def _as_it_is(batch: Any) -> Any:
     """The collate function: the data set already returns whole batches."""
     return batch
@@ -77,7 +109,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     """Base of every data module.
 
     A subclass gives `class_names`, `load` and, where biases are known, `bias_names`. The rest is here. Bias attributes
-    are numbered so that **bias == label means bias-aligned** and any other known bias is a conflict.
+    are numbered so that **bias == label means bias-aligned** and any other known bias is a conflict; a set whose
+    attributes cannot be numbered so overrides `aligned_bias`.
 
     A batch is a dict: `image` float32 [B, 3, S, S] normalised; `label`, `bias` (-1 unknown) and `index` int64 [B];
     `synthetic` bool [B]. `index` is the position in the real training split (after validation was carved out of it),
@@ -90,7 +123,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         batch_size: Samples in a batch of one process.
         num_workers: Loader processes; 0 is right for images in memory.
         image_size: Side of the square input, in pixels; pictures are squeezed to it, as the field's code does.
-        seed: Seed of the splits, of the order and of the augmentation.
+        seed: Seed of the data set: its splits and whatever of it is drawn. Order and augmentation of the training
+            images follow from `order_seed`.
         val_fraction: Share of the training set that becomes the validation set (stratified by class) when the data set
             has none of its own.
         augment: Random changes of training images, see `datamodules.augment.Transform`.
@@ -102,8 +136,14 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             many extra times an epoch. With a synthesis that only mines, this is the control that belongs beside
             DiffuBias.
         cache: Keep decoded pictures in memory, image_size * image_size * 3 bytes each, shared by the workers.
+        balance: Draw the training images with replacement, so that all classes, or all groups (label, bias), come
+            equally often: the resampling baseline. `none` visits every image once an epoch.
+        watch_test: Evaluate the test set at every validation too, as `watched/...`, to tell the best test value that
+            papers report. Nothing is ever selected by it.
 
     Attributes:
+        order_seed: Seed of the order and of the augmentation; None takes `seed`. The command line sets it to
+            `seed_everything`, so that a sweep over seeds keeps the data as they are.
         source: What training reads; set for each stage of the chain.
         synthetic_dir: The folder with the manifest; set by the chain.
     """
@@ -123,6 +163,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         synthetic_share: float | None = None,
         mined_repeat: int = 0,
         cache: bool = False,
+        balance: Balance = "none",
+        watch_test: bool = False,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -142,6 +184,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             raise ConfigError("data.synthetic_share has no effect with data.mixing=concat; set weighted or batch")
         if synthetic_share is not None and not 0 < synthetic_share < 1:
             raise ConfigError(f"data.synthetic_share={synthetic_share} must lie between 0 and 1")
+        if balance != "none" and mixing != "concat":
+            raise ConfigError(f"data.balance={balance} draws the images itself; leave data.mixing at concat")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.image_size = image_size
@@ -151,6 +195,9 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         self.synthetic_share = 0.5 if synthetic_share is None else synthetic_share
         self.mined_repeat = mined_repeat
         self.cache = cache
+        self.balance: Balance = balance
+        self.watch_test = watch_test
+        self.order_seed: int | None = None
         if mixing == "batch":
             synthetic_per_batch(batch_size, self.synthetic_share)
         self.source: Source = "real"
@@ -158,6 +205,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         self._train_transform = Transform(mean, std, augment)
         self._plain_transform = Transform(mean, std)
         self._parts: dict[Split, Part] = {}
+        self._repeated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 
     @property
     @abstractmethod
@@ -168,6 +216,11 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     def bias_names(self) -> tuple[str, ...]:
         """Names of the bias attributes, () where they are not labelled; attribute i goes with class i."""
         return ()
+
+    @property
+    def aligned_bias(self) -> tuple[int, ...]:
+        """The bias attribute that goes with each class; the class's own number unless a subclass says otherwise."""
+        return tuple(range(self.num_classes))
 
     @abstractmethod
     def load(self, split: Split) -> Samples | None:
@@ -186,7 +239,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Reads the splits that a trainer needs; what was read before is kept."""
         splits: dict[str | None, tuple[Split, ...]] = {
-            "fit": ("train", "val"),
+            "fit": ("train", "val", "test") if self.watch_test else ("train", "val"),
             "validate": ("val",),
             "test": ("test",),
             "predict": ("test",),
@@ -233,6 +286,47 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """Returns the bias attributes of the real training split, int64 [N], -1 where unknown."""
         return torch.from_numpy(self._part("train").biases.copy())
 
+    def train_table(self) -> Entries:
+        """Returns the classes and bias attributes of everything that the present stage trains on."""
+        labels, biases = self.train_labels(), self.train_biases()
+        synthetic = self._synthetic_part()
+        if synthetic is None:
+            return Entries(labels, biases, len(labels))
+        more = torch.from_numpy(synthetic.labels), torch.from_numpy(synthetic.biases)
+        return Entries(torch.cat([labels, more[0]]), torch.cat([biases, more[1]]), len(labels))
+
+    def repeat_entries(self, rows: Tensor, times: int) -> None:
+        """Lets some real training images come several times an epoch, from the next `train_dataloader` on.
+
+        Args:
+            rows: Positions in the real training split, int64 [M]; replaces what was asked for before.
+            times: How often each comes, at least 1.
+        """
+        self._repeated = np.repeat(rows.cpu().numpy(), times - 1)
+
+    def group_scores(self, table: GroupTable) -> dict[str, Tensor]:
+        """Further values of an evaluated split, by its group counts.
+
+        Args:
+            table: Counts of the groups; without bias labels a group is a class.
+
+        Returns:
+            `adjusted`, the accuracies of the groups weighted by their shares of the training set (the average of the
+            GroupDRO papers, arXiv 1911.08731), where the training set has bias labels; in [0, 1].
+        """
+        biases = self.train_biases()
+        if not self.has_bias or bool((biases < 0).all()):
+            return {}
+        known = biases >= 0
+        width = int(table.bias.max()) + 1
+        inside = known & (biases < width)
+        cells = self.train_labels()[inside] * width + biases[inside]
+        shares = torch.bincount(cells, minlength=len(table.count)).float()[: len(table.count)]
+        shares = shares * (table.count > 0)
+        if shares.sum() == 0:
+            return {}
+        return {"adjusted": (table.accuracy.nan_to_num() * shares).sum() / shares.sum()}
+
     def source_image(self, index: int) -> Image.Image:
         """Reads one picture of the real training split as it is, neither resized nor augmented.
 
@@ -278,7 +372,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """Returns the training batches; the manifest is read here, so that images made since `setup` are seen."""
         synthetic = self._synthetic_part()
         parts = [] if self.source == "synthetic" else [self._part("train")]
-        real = np.concatenate([np.arange(sum(map(len, parts))), self._mined()])
+        own = np.arange(sum(map(len, parts)))
+        real = np.concatenate([own, self._mined(), self._repeated if len(own) else own])
         first = sum(map(len, parts))
         parts += [] if synthetic is None else [synthetic]
         dataset = ImageDataset(parts, self._train_transform)
@@ -289,11 +384,28 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             batch_size=self.batch_size,
             mixing=self.mixing,
             share=self.synthetic_share,
-            seed=self.seed,
+            weights=self._weights(parts, real),
+            seed=self.seed if self.order_seed is None else self.order_seed,
             rank=rank,
             world_size=world_size,
         )
         return self._loader(dataset, sampler=sampler)
+
+    def _weights(self, parts: list[Part], real: NDArray[np.int64]) -> NDArray[np.float64] | None:
+        """Probability of each entry of the sampler under `balance`; None visits every entry once."""
+        if self.balance == "none":
+            return None
+        labels, biases = (np.concatenate(arrays) for arrays in zip(*((p.labels, p.biases) for p in parts), strict=True))
+        if self.balance == "group" and not self.has_bias:
+            raise ConfigError(
+                f"data.balance=group needs bias labels and {type(self).__name__} has none; set data.balance to class"
+            )
+        entries = Entries(torch.from_numpy(labels), torch.from_numpy(biases), 0)
+        groups = entries.labels if self.balance == "class" else entries.groups(len(self.bias_names))
+        first = sum(len(part) for part in parts if not part.synthetic)
+        drawn = groups.numpy()[np.concatenate([real, np.arange(first, len(labels))])]
+        weights = 1 / np.bincount(drawn)[drawn]
+        return np.asarray(weights / weights.sum())
 
     def _place(self) -> tuple[int, int]:
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
@@ -313,9 +425,10 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             **options,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Returns the validation batches; they are always real."""
-        return self._loader(ImageDataset([self._part("val")], self._plain_transform))
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """Returns the validation batches, and with `watch_test` those of the test set as a second loader."""
+        validation = self._loader(ImageDataset([self._part("val")], self._plain_transform))
+        return [validation, self.test_dataloader()] if self.watch_test else validation
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Returns the test batches; they are always real."""

@@ -53,6 +53,8 @@ class TrainSampler(DistributedSampler[tuple[int, int]]):
         batch_size: Samples in a batch of one process.
         mixing: How the two kinds are mixed; without one of them all are the same shuffle of `concat`.
         share: Share of synthetic samples for `weighted` and `batch`, between 0 and 1.
+        weights: Probabilities of the entries, real ones first, shape [N + M]: as many entries as there are are drawn
+            with replacement. None visits every entry once. For `concat` only.
         seed: Seed of the run.
         rank: This process.
         world_size: Number of processes.
@@ -66,6 +68,7 @@ class TrainSampler(DistributedSampler[tuple[int, int]]):
         batch_size: int,
         mixing: Mixing = "concat",
         share: float = 0.5,
+        weights: NDArray[np.float64] | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -77,6 +80,7 @@ class TrainSampler(DistributedSampler[tuple[int, int]]):
         self.batch_size = batch_size
         self.mixing: Mixing = mixing if len(real) and len(synthetic) else "concat"
         self.share = share
+        self.weights = weights
         if self.mixing == "batch":
             self._per_batch = synthetic_per_batch(batch_size, share)
             batches = -(-len(real) // (batch_size - self._per_batch))
@@ -102,6 +106,8 @@ class TrainSampler(DistributedSampler[tuple[int, int]]):
             Entries, shape [len(self) * world_size]; for `batch`, whole batches follow one another.
         """
         random = np.random.default_rng([self.seed, epoch])
+        if self.weights is not None:
+            return self.entries[random.choice(len(self.entries), size=self.total_size, p=self.weights)]
         if self.mixing == "weighted":
             synthetic = random.random(self.total_size) < self.share
             drawn = self.real[random.integers(len(self.real), size=self.total_size)]

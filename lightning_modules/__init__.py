@@ -5,6 +5,7 @@ from .biased import BiasedModule
 from .classifier import Batch, Classifier
 from .debiased import DebiasedModule
 from .errors import ConfigError, TrainingError
+from .lff import LfF
 from .losses import cross_entropy, generalized_cross_entropy
 from .metrics import GroupMetrics, GroupTable
 
@@ -16,6 +17,7 @@ __all__ = [
     "DebiasedModule",
     "GroupMetrics",
     "GroupTable",
+    "LfF",
     "TrainingError",
     "backbone_names",
     "build_backbone",

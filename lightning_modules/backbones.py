@@ -1,78 +1,42 @@
-"""Networks by name: every classification model of torchvision, and a small residual network for 32 pixels."""
+"""Networks by name: every classification model of torchvision, and the small ones of the field's own code."""
 
 import difflib
+import inspect
 import re
 import urllib.error
 from typing import Any
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from .errors import ConfigError
+from .networks import MLP, ResNet20, SmallResNet
 
-SMALLRESNET = "smallresnet"
+OWN: dict[str, type[nn.Module]] = {"mlp": MLP, "resnet20": ResNet20, "smallresnet": SmallResNet}
 # A checkpoint brings its own weights: this prefix says which pretrained weights they once came from, and loads none.
 FROM_CHECKPOINT = "checkpoint:"
 
 _RESNET = re.compile(r"(wide_)?resne(x)?t\d")
 
 
-class SmallResNet(nn.Module):
-    """A 3x3 stem and three residual blocks of 32, 64 and 128 channels, for images of about 32 pixels.
-
-    The stem has stride 1 and no pooling and every block halves the side, so that 32 pixels end as 4 x 4 features.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        """Build it for num_classes classes, with random weights."""
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
-        self.blocks = nn.Sequential(_Block(32, 32), _Block(32, 64), _Block(64, 128))
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Linear(128, num_classes)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Scores [B, C] of images [B, 3, H, W]."""
-        features: Tensor = self.pool(self.blocks(self.stem(image))).flatten(1)
-        scores: Tensor = self.head(features)
-        return scores
-
-
-class _Block(nn.Module):
-    """Two 3x3 convolutions, the first with stride 2, beside a 1x1 convolution (He et al., CVPR 2016)."""
-
-    def __init__(self, width_in: int, width_out: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width_in, width_out, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(width_out),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width_out, width_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(width_out),
-        )
-        self.skip = nn.Sequential(nn.Conv2d(width_in, width_out, 1, stride=2, bias=False), nn.BatchNorm2d(width_out))
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.act(self.body(x) + self.skip(x))
-        return y
-
-
 def backbone_names() -> list[str]:
     """Names that :func:`build_backbone` knows, sorted."""
-    return sorted([SMALLRESNET, *torchvision.models.list_models(module=torchvision.models)])
+    return sorted([*OWN, *torchvision.models.list_models(module=torchvision.models)])
 
 
-def build_backbone(name: str, num_classes: int, weights: str | None = None, small_images: bool = False) -> nn.Module:
+def build_backbone(
+    name: str, num_classes: int, weights: str | None = None, small_images: bool = False, **args: Any
+) -> nn.Module:
     """Build a classifier by name.
 
     Args:
-        name: ``smallresnet`` or the name of a classification model of torchvision, such as ``resnet18``.
+        name: one of ``OWN``, or the name of a classification model of torchvision, such as ``resnet18``.
         num_classes: number of classes C.
         weights: None for random weights, or a name torchvision knows, such as ``DEFAULT`` or ``IMAGENET1K_V1``: these
             are loaded (from torch's cache or the network) and the head is replaced by a new one. With the prefix
             ``checkpoint:`` the network is built for such weights without loading them.
         small_images: ResNet family only: a new 3x3 stem with stride 1 and no max-pooling, for images under 100 pixels.
+        **args: further arguments of our own networks.
 
     Returns:
         A network from images [B, 3, H, W] to scores [B, C], in training as in evaluation.
@@ -81,12 +45,12 @@ def build_backbone(name: str, num_classes: int, weights: str | None = None, smal
         ConfigError: a name is unknown, a combination is impossible, or the weights cannot be loaded.
     """
     if name not in backbone_names():
-        near = difflib.get_close_matches(name, backbone_names(), n=4) or [SMALLRESNET, "resnet18", "resnet50"]
+        near = difflib.get_close_matches(name, backbone_names(), n=4) or ["smallresnet", "resnet18", "resnet50"]
         raise ConfigError(f"backbone '{name}' is unknown: choose a torchvision classifier, such as {', '.join(near)}.")
-    if name == SMALLRESNET:
-        if weights is not None:
-            raise ConfigError(f"weights '{weights}' do not exist for backbone '{name}': set weights to null.")
-        return SmallResNet(num_classes)
+    if name in OWN:
+        return _own(name, num_classes, weights, args)
+    if args:
+        raise ConfigError(f"backbone_args {', '.join(sorted(args))} mean nothing to '{name}': leave them out.")
     if small_images and not _RESNET.match(name):
         raise ConfigError(
             f"small_images works with the ResNet family only, not with backbone '{name}': set it to false."
@@ -105,6 +69,38 @@ def build_backbone(name: str, num_classes: int, weights: str | None = None, smal
         network.conv1, network.maxpool = stem, nn.Identity()
     built: nn.Module = network
     return built
+
+
+def _own(name: str, num_classes: int, weights: str | None, args: dict[str, Any]) -> nn.Module:
+    if not _loads_nothing(weights):
+        raise ConfigError(f"weights '{weights}' do not exist for backbone '{name}': set weights to null.")
+    known = [parameter for parameter in inspect.signature(OWN[name]).parameters if parameter != "num_classes"]
+    if unknown := sorted(set(args) - set(known)):
+        raise ConfigError(
+            f"backbone_args {', '.join(unknown)} mean nothing to '{name}': it knows {', '.join(known) or 'none'}."
+        )
+    return OWN[name](num_classes=num_classes, **args)
+
+
+def split_head(network: nn.Module, num_classes: int) -> tuple[nn.Module, int]:
+    """Take the last layer off a classifier.
+
+    Args:
+        network: from images [B, 3, H, W] to scores [B, C]; it is changed.
+        num_classes: number of classes C.
+
+    Returns:
+        The network, now from images to features [B, D], and D.
+
+    Raises:
+        ConfigError: the last layer is not linear.
+    """
+    path, head = find_head(network, num_classes)
+    if not isinstance(head, nn.Linear):
+        raise ConfigError(f"backbone {type(network).__name__} has no linear last layer: choose another.")
+    parent, _, child = path.rpartition(".")
+    setattr(network.get_submodule(parent), child, nn.Identity())
+    return network, head.in_features
 
 
 def find_head(network: nn.Module, num_classes: int) -> tuple[str, nn.Linear | nn.Conv2d]:

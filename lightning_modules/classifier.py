@@ -1,7 +1,7 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L  # noqa: N812
 import torch
@@ -22,12 +22,21 @@ _STAGE_KEY = "diffubias_stage"
 class Classifier(L.LightningModule):
     """An image classifier trained with a loss per sample, cross-entropy unless a subclass says otherwise.
 
+    ``network`` is what classifies. A method that trains further networks builds them in :meth:`build`, and puts its own
+    objective into :meth:`training_losses`.
+
     Batches are dicts of ``image`` float32 [B, 3, H, W], ``label``, ``bias`` (-1 where unknown) and ``index`` int64 [B],
     and ``synthetic`` bool [B]. The network is built by :meth:`configure_model`, on the CPU whatever the accelerator, so
     that a seed means the same start everywhere. Hyper-parameters hold plain values only, so checkpoints load with
     ``weights_only=True``.
 
-    Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``.
+    Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``;
+    under ``watched/`` where the data module has the test set watched in training.
+
+    Attributes:
+        stage_name: the stage of a chain that this module belongs to.
+        helpers: trained modules of earlier stages, by the name that the stage's ``uses`` gives them; they are no part
+            of this module, of its checkpoint or of its optimizer.
     """
 
     MONITOR: ClassVar[str] = "val/accuracy"
@@ -39,26 +48,32 @@ class Classifier(L.LightningModule):
         backbone: str = "resnet18",
         weights: str | None = None,
         small_images: bool = False,
+        backbone_args: dict[str, Any] | None = None,
         lr: float = 1e-3,
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         """Keep the settings; the network is built later.
 
         Args:
             num_classes: number of classes C; None asks the data module.
-            backbone: a torchvision classification model, or ``smallresnet`` for 32-pixel images.
+            backbone: a torchvision classification model, or one of our own small ones: ``smallresnet`` and ``resnet20``
+                for 32-pixel images, ``mlp`` for digits, ``simpleconv`` and ``bagnet18`` as in ReBias.
             weights: pretrained torchvision weights, such as ``DEFAULT``; None starts from random values.
             small_images: ResNet family only: a stem for images under 100 pixels.
+            backbone_args: further arguments of our own backbones, such as ``hidden`` of ``mlp``.
             lr: the learning rate; it wins over one given inside ``optimizer``.
             optimizer: the optimizer, everything but its learning rate.
-            scheduler: learning-rate scheduler, stepped each epoch; None keeps the rate.
+            scheduler: learning-rate scheduler; None keeps the rate.
+            scheduler_interval: whether the scheduler counts epochs or optimizer steps.
         """
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self._make_optimizer = cast(Callable[..., torch.optim.Optimizer], optimizer)
         self._make_scheduler = scheduler
         self.stage_name: str = ""
+        self.helpers: dict[str, list[Classifier]] = {}
         self.network: nn.Module | None = None
         self._loss_sum: Tensor | None = None
         self._correct_sum: Tensor | None = None
@@ -81,13 +96,28 @@ class Classifier(L.LightningModule):
             self.hparams["num_classes"] = int(data.num_classes)
         classes = self.num_classes
         with torch.device("cpu"):
-            network = build_backbone(
-                self.hparams["backbone"], classes, self.hparams["weights"], self.hparams["small_images"]
-            )
-            self.network = network.to(memory_format=torch.channels_last)
+            self.build()
         biases = len(getattr(data, "bias_names", ())) or None
-        self.val_metrics = GroupMetrics(classes, biases, name="val")
-        self.test_metrics = GroupMetrics(classes, biases, name="test")
+        aligned = getattr(data, "aligned_bias", None)
+        self.val_metrics = GroupMetrics(classes, biases, "val", aligned)
+        self.test_metrics = GroupMetrics(classes, biases, "test", aligned)
+
+    def build(self) -> None:
+        """Build ``network``, and in a subclass whatever else is trained; the number of classes is known here.
+
+        Raises:
+            ConfigError: the backbone cannot be built.
+        """
+        self.network = self.new_network()
+
+    def new_network(self) -> nn.Module:
+        """A new network of the kind that the settings ask for, from images [B, 3, H, W] to scores [B, C]."""
+        return self._new_backbone(self.num_classes).to(memory_format=torch.channels_last)
+
+    def _new_backbone(self, num_classes: int) -> nn.Module:
+        names = ("backbone", "weights", "small_images", "backbone_args")
+        backbone, weights, small_images, args = (self.hparams[name] for name in names)
+        return build_backbone(backbone, num_classes, weights, small_images, **(args or {}))
 
     def check(self) -> None:
         """Build the network once and drop it, so that a wrong name or missing weights show before hours of work.
@@ -95,9 +125,7 @@ class Classifier(L.LightningModule):
         Raises:
             ConfigError: the backbone cannot be built.
         """
-        settings = self.hparams
-        classes = settings["num_classes"] or 2
-        build_backbone(settings["backbone"], classes, settings["weights"], settings["small_images"])
+        self._new_backbone(self.hparams["num_classes"] or 2)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters, with the scheduler if there is one."""
@@ -110,10 +138,8 @@ class Classifier(L.LightningModule):
         if scheduler is None:
             return optimizer
         monitor = getattr(scheduler, "monitor", self.MONITOR)
-        return cast(
-            OptimizerLRScheduler,
-            {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}},
-        )
+        stepping = {"scheduler": scheduler, "interval": self.hparams["scheduler_interval"], "monitor": monitor}
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": stepping})
 
     @property
     def num_classes(self) -> int:
@@ -152,13 +178,23 @@ class Classifier(L.LightningModule):
         """Factors [B] of the losses of a batch; None means 1 throughout."""
         return None
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean over the batch of weight times loss."""
+    def training_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The objective of a method.
+
+        Args:
+            batch: see the class.
+
+        Returns:
+            Scores [B, C] of ``network``, and losses [B] whose mean is minimised.
+        """
         logits = self(batch["image"])
         losses = self.per_sample_loss(logits, batch["label"])
         weights = self.sample_weights(batch)
-        if weights is not None:
-            losses = losses * weights
+        return logits, losses if weights is None else losses * weights
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean of :meth:`training_losses` over the batch."""
+        logits, losses = self.training_losses(batch)
         # Sums stay on the device: reading them each step would make the host wait for it.
         correct = (logits.detach().argmax(dim=1) == batch["label"]).sum()
         total = losses.detach().sum()
@@ -167,9 +203,10 @@ class Classifier(L.LightningModule):
         self._train_count += len(losses)
         return losses.mean()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed the metrics of the validation set."""
-        self.val_metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Feed the metrics of the validation set, or of a watched test set, which is the second loader."""
+        metrics = self.test_metrics if dataloader_idx else self.val_metrics
+        metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed the metrics of the test set."""
@@ -201,6 +238,7 @@ class Classifier(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Start anew; here, before a checkpoint of it could be written, a broken epoch stops the run."""
         self.val_metrics.reset()
+        self.test_metrics.reset()
         if not self.trainer.sanity_checking:
             self._train_means()
 
@@ -208,7 +246,9 @@ class Classifier(L.LightningModule):
         """Log the metrics of the validation set; a sanity check sees too little of it."""
         if self.trainer.sanity_checking:
             return
-        self._log({f"val/{name}": value for name, value in self.val_metrics.compute().items()}, bar="val/accuracy")
+        self._log_metrics("val", self.val_metrics, bar="val/accuracy")
+        if self.test_metrics.update_called:
+            self._log_metrics("watched", self.test_metrics)
 
     def on_test_epoch_start(self) -> None:
         """Start anew."""
@@ -216,7 +256,14 @@ class Classifier(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the test set."""
-        self._log({f"test/{name}": value for name, value in self.test_metrics.compute().items()})
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, prefix: str, metrics: GroupMetrics, bar: str = "") -> None:
+        values = metrics.compute()
+        group_scores = getattr(getattr(self.trainer, "datamodule", None), "group_scores", None)
+        if group_scores is not None and values:
+            values |= {name: value.to(self.device) for name, value in group_scores(metrics.groups()).items()}
+        self._log({f"{prefix}/{name}": value for name, value in values.items()}, bar)
 
     def _train_means(self) -> Tensor | None:
         """Mean loss and accuracy [2] since the epoch began, over all processes; None before the first step.
@@ -270,7 +317,7 @@ class Classifier(L.LightningModule):
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if self.hparams["num_classes"] is None:
             self.hparams["num_classes"] = saved.get("num_classes")
-        for key in ("backbone", "num_classes", "small_images"):
+        for key in ("backbone", "num_classes", "small_images", "backbone_args"):
             if key in saved and saved[key] != self.hparams[key]:
                 raise ConfigError(
                     f"the checkpoint has model.{key} {saved[key]}, but this run {self.hparams[key]}: make them agree."

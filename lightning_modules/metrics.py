@@ -1,6 +1,7 @@
 """Accuracy over everything, over classes and over groups of (label, bias)."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,10 @@ class GroupTable:
 class GroupMetrics(Metric):
     """Accuracy, and how evenly it is spread over the classes and over the groups (label, bias).
 
-    A sample is aligned with the bias if bias == label, in conflict with it otherwise; bias -1 means unknown. The
-    metric keeps a record of each sample and counts a sample that comes twice only once, as it does where a
-    DistributedSampler pads uneven shards by repeating. Records stay on the device until :meth:`compute`.
+    A sample is aligned with the bias if its bias is the one that goes with its class (the class's own number unless
+    told otherwise), in conflict with it otherwise; bias -1 means unknown. The metric keeps a record of each sample and
+    counts a sample that comes twice only once, as it does where a DistributedSampler pads uneven shards by repeating.
+    Records stay on the device until :meth:`compute`.
 
     Values, all float32 scalars in [0, 1]: ``accuracy``, ``worst_class``, and where biases are known ``aligned``,
     ``conflict``, ``worst_group`` (minimum) and ``balanced`` (mean), the latter two over the groups that have samples.
@@ -46,19 +48,28 @@ class GroupMetrics(Metric):
     higher_is_better = True
     records: list[Tensor]
 
-    def __init__(self, num_classes: int, num_biases: int | None = None, name: str = "", **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        num_biases: int | None = None,
+        name: str = "",
+        aligned_bias: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Start without samples.
 
         Args:
             num_classes: number of classes C.
             num_biases: number of bias attributes B; None takes as many as the samples show.
             name: what the log calls this set of samples.
+            aligned_bias: the bias attribute that goes with each class; None takes the class's own number.
             **kwargs: for ``torchmetrics.Metric``.
         """
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.num_biases = num_biases
         self.name = name
+        self.aligned_bias = torch.arange(num_classes) if aligned_bias is None else torch.tensor(aligned_bias)
         self._table: GroupTable | None = None
         self._empty_logged = False
         self.add_state("records", default=[], dist_reduce_fx="cat")
@@ -103,7 +114,7 @@ class GroupMetrics(Metric):
             return {}
         values = {"accuracy": correct.sum() / len(correct), "worst_class": classes.accuracy[classes.count > 0].min()}
         if has_bias:
-            aligned = groups.label == groups.bias
+            aligned = self.aligned_bias[groups.label] == groups.bias
             for name, part in (("aligned", aligned), ("conflict", ~aligned)):
                 if (total := groups.count[part].sum()) > 0:
                     values[name] = groups.correct[part].sum() / total

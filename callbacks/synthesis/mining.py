@@ -1,5 +1,6 @@
 """The mining step: measure every training image and write the selection."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,6 +27,10 @@ class MiningData(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, by label."""
+
+    @property
+    def aligned_bias(self) -> tuple[int, ...]:
+        """The bias attribute that goes with each class."""
 
     def mining_dataloader(self, rank: int, world_size: int) -> DataLoader[Any]:
         """Return this rank's share of the training images, unshuffled and without augmentation."""
@@ -89,10 +94,15 @@ def write_selection(
     return on_rank_zero(choose)
 
 
-def precision(items: list[dict[str, Any]]) -> float | None:
-    """Return the share of bias-conflicting images in the selection, None where no bias label is known."""
+def precision(items: list[dict[str, Any]], aligned_bias: Sequence[int]) -> float | None:
+    """Return the share of bias-conflicting images in the selection, None where no bias label is known.
+
+    Args:
+        items: The selection, with the ``label`` and ``bias`` of each image.
+        aligned_bias: The bias attribute that goes with each class.
+    """
     known = [item for item in items if item["bias"] >= 0]
-    return sum(item["bias"] != item["label"] for item in known) / len(known) if known else None
+    return sum(item["bias"] != aligned_bias[item["label"]] for item in known) / len(known) if known else None
 
 
 def _measure(module: nn.Module, data: MiningData, count: int, device: torch.device, progress: Progress) -> Tensor:

@@ -78,5 +78,5 @@ def test_infinite_losses_and_wrong_shards_are_reported() -> None:
 
 def test_precision_counts_known_biases_only() -> None:
     items = [{"label": 0, "bias": 1}, {"label": 0, "bias": 0}, {"label": 0, "bias": -1}]
-    assert precision(items) == 0.5
-    assert precision([{"label": 0, "bias": -1}]) is None
+    assert precision(items, (0, 1, 2)) == 0.5
+    assert precision([{"label": 0, "bias": -1}], (0, 1, 2)) is None
