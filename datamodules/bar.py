@@ -1,6 +1,6 @@
 """Biased Action Recognition (BAR): six actions, each photographed in one typical place."""
 
-import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ import numpy as np
 from datamodules.augment import Augment
 from datamodules.base import DebiasDataModule, Samples, Split
 from datamodules.images import Container, ImageFiles
+from datamodules.release import CONFLICT, join, named_samples
 from lightning_modules.errors import ConfigError
 
 CLASSES = ("climbing", "diving", "fishing", "pole vaulting", "racing", "throwing")
@@ -116,9 +117,9 @@ class BAR(DebiasDataModule):
     def _load_official(self, split: Split) -> Samples | None:
         if split == "val":
             return None
-        names = self._names(f"{split}/")
-        labels = [self._official_label(name) for name in names]
-        return self._samples(f"{self._prefix}{split}/", names, labels, [-1] * len(names))
+        names = self._container.names([f"{self._prefix}{split}/"])
+        labels = np.array([self._official_label(name) for name in names], dtype=np.int64)
+        return self._some(Samples(ImageFiles(self._container, names), labels, np.full_like(labels, -1)), f"{split}/")
 
     def _official_label(self, name: str) -> int:
         action = name.rsplit("/", 1)[-1].rsplit("_", 1)[0]
@@ -131,45 +132,27 @@ class BAR(DebiasDataModule):
 
     def _load_resplit(self, split: Split) -> Samples | None:
         if split == "train":
-            folders = [f"train/{name}/{self.percent}/" for name in ("conflict", "conlict")]
-            conflicts = self._names(*folders)
-            if not conflicts:
+            aligned = self._named("train/align/")
+            conflict = self._named(*(f"train/{name}/{self.percent}/" for name in CONFLICT))
+            if not len(conflict):
                 raise ConfigError(
-                    f"data.root: {self.root} has no image below {self._prefix}{folders[0]}; set data.percent to "
-                    f"the other share or get {RESPLIT}"
+                    f"data.root: {self.root} has no image below {self._prefix}train/conflict/{self.percent}/; set "
+                    f"data.percent to the other share or get {RESPLIT}"
                 )
-            names = [*self._names("train/align/"), *conflicts]
-        else:
-            names = self._names("valid/" if split == "val" else "test/")
-        if split == "val" and not names:
-            return None
-        fields = [self._fields(name) for name in names]
-        labels = [label for label, _ in fields]
-        biases = [self._bias(name, label, bias) for name, (label, bias) in zip(names, fields, strict=True)]
-        return self._samples(f"{self._prefix}{split}/", names, labels, biases)
-
-    def _fields(self, name: str) -> tuple[int, int]:
-        match = re.search(r"_(\d+)_(\d+)\.[^.]+$", name)
-        if match is None or max(int(match[1]), int(match[2])) >= len(CLASSES):
-            raise ConfigError(
-                f"data.root: {self.root} holds {name}, whose name is not <name>_<label>_<bias> with numbers 0 to "
-                f"{len(CLASSES) - 1}; move it away"
+            return join(
+                replace(self._some(aligned, "train/align/"), biases=aligned.labels),
+                replace(conflict, biases=(conflict.labels + 1) % len(CLASSES)),
             )
-        return int(match[1]), int(match[2])
+        folder = "valid/" if split == "val" else "test/"
+        samples = self._named(folder)
+        return None if split == "val" and not len(samples) else self._some(samples, folder)
 
-    def _bias(self, name: str, label: int, bias: int) -> int:
-        inside = name.removeprefix(self._prefix)
-        if inside.startswith("train/align/"):
-            return label
-        if inside.startswith("train/"):
-            return (label + 1) % len(CLASSES)
-        return bias
+    def _named(self, *folders: str) -> Samples:
+        return named_samples(self._container, [f"{self._prefix}{folder}" for folder in folders], CLASSES)
 
-    def _names(self, *folders: str) -> list[str]:
-        return self._container.names(f"{self._prefix}{folder}" for folder in folders)
-
-    def _samples(self, where: str, names: list[str], labels: list[int], biases: list[int]) -> Samples:
-        if not names:
-            raise ConfigError(f"data.root: {self.root} has no image below {where}; get BAR from {ORIGIN} again")
-        files = ImageFiles(self._container, names)
-        return Samples(files, np.array(labels, dtype=np.int64), np.array(biases, dtype=np.int64))
+    def _some(self, samples: Samples, folder: str) -> Samples:
+        if not len(samples):
+            raise ConfigError(
+                f"data.root: {self.root} has no image below {self._prefix}{folder}; get BAR from {ORIGIN} again"
+            )
+        return samples

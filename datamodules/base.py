@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L  # noqa: N812
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -237,7 +238,9 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         return bool(self.bias_names)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the splits that a trainer needs; what was read before is kept."""
+        """Reads the splits that a trainer needs; what was read before is kept, what another fit asked for is not."""
+        if stage == "fit":
+            self._repeated = self._repeated[:0]
         splits: dict[str | None, tuple[Split, ...]] = {
             "fit": ("train", "val", "test") if self.watch_test else ("train", "val"),
             "validate": ("val",),
@@ -296,7 +299,9 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         return Entries(torch.cat([labels, more[0]]), torch.cat([biases, more[1]]), len(labels))
 
     def repeat_entries(self, rows: Tensor, times: int) -> None:
-        """Lets some real training images come several times an epoch, from the next `train_dataloader` on.
+        """Lets some real training images come several times an epoch of the present fit.
+
+        To be called after `setup` and before `train_dataloader`, as in a module's `on_fit_start`.
 
         Args:
             rows: Positions in the real training split, int64 [M]; replaces what was asked for before.
@@ -314,14 +319,12 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             `adjusted`, the accuracies of the groups weighted by their shares of the training set (the average of the
             GroupDRO papers, arXiv 1911.08731), where the training set has bias labels; in [0, 1].
         """
-        biases = self.train_biases()
-        if not self.has_bias or bool((biases < 0).all()):
+        if not self.has_bias:
             return {}
-        known = biases >= 0
+        labels, biases = self.train_labels(), self.train_biases()
         width = int(table.bias.max()) + 1
-        inside = known & (biases < width)
-        cells = self.train_labels()[inside] * width + biases[inside]
-        shares = torch.bincount(cells, minlength=len(table.count)).float()[: len(table.count)]
+        known = (biases >= 0) & (biases < width)
+        shares = torch.bincount(labels[known] * width + biases[known], minlength=len(table.count)).float()
         shares = shares * (table.count > 0)
         if shares.sum() == 0:
             return {}
@@ -372,9 +375,9 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """Returns the training batches; the manifest is read here, so that images made since `setup` are seen."""
         synthetic = self._synthetic_part()
         parts = [] if self.source == "synthetic" else [self._part("train")]
-        own = np.arange(sum(map(len, parts)))
-        real = np.concatenate([own, self._mined(), self._repeated if len(own) else own])
         first = sum(map(len, parts))
+        own = np.arange(first)
+        real = np.concatenate([own, self._mined(), self._repeated if first else own])
         parts += [] if synthetic is None else [synthetic]
         dataset = ImageDataset(parts, self._train_transform)
         rank, world_size = self._place()
@@ -425,7 +428,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             **options,
         )
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> EVAL_DATALOADERS:
         """Returns the validation batches, and with `watch_test` those of the test set as a second loader."""
         validation = self._loader(ImageDataset([self._part("val")], self._plain_transform))
         return [validation, self.test_dataloader()] if self.watch_test else validation

@@ -88,7 +88,7 @@ class CMNIST(DebiasDataModule):
         augment: Random changes of training images.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        cache: Keep decoded pictures in memory: 130 MB for the released files; what is built is in memory anyway.
+        cache: Keep decoded pictures in memory: 165 MB for the released files; what is built is in memory anyway.
         **kwargs: Arguments of `DebiasDataModule`.
     """
 
@@ -187,13 +187,14 @@ class CMNIST(DebiasDataModule):
         paths = [self._find(name) for name in names]
         if None in paths:
             raise ConfigError(
-                f"data.root: {self.root} holds no {names[paths.index(None)]}[.gz]; set data.download=true, get the four "
-                f"files of MNIST from {ORIGIN} or the released CMNIST linked from {RELEASE}"
+                f"data.root: {self.root} holds no {names[paths.index(None)]}[.gz]; set data.download=true, or get the "
+                f"four files of MNIST from {ORIGIN} or the released CMNIST linked from {RELEASE}"
             )
         grey, labels = (read_idx(path) for path in paths if path is not None)
         if grey.ndim != 3 or grey.shape[:1] != labels.shape or labels.max(initial=0) >= len(CLASSES):
             raise ConfigError(
-                f"data.root: {paths[0]} and {paths[1]} are not the images and the labels of MNIST; get them from {ORIGIN}"
+                f"data.root: {paths[0]} and {paths[1]} are not the images and the labels of MNIST; get them again from "
+                f"{ORIGIN}"
             )
         return grey, labels.astype(np.int64)
 
@@ -237,4 +238,6 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
         shape = np.frombuffer(data, dtype=">u4", count=data[3], offset=4).tolist()
         return np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * data[3]).reshape(shape)
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
-        raise ConfigError(f"data.root: cannot read {path} ({error}); download it again from {ORIGIN}") from error
+        raise ConfigError(
+            f"data.root: cannot read {path} ({error}); delete it and get it again from {ORIGIN}"
+        ) from error

@@ -116,6 +116,14 @@ class FileStore:
             self._known[position] = 1
         return self._pixels[positions]
 
+    def take_over(self, other: "FileStore", positions: NDArray[np.int64]) -> None:
+        """Copies what another store has decoded: picture i here is picture `positions[i]` there."""
+        if self._pixels is not None and self._known is not None and other._pixels is not None:
+            assert other._known is not None
+            # "clip": the default mode would gather into a third buffer first
+            np.take(other._pixels, positions, axis=0, out=self._pixels, mode="clip")
+            np.take(other._known, positions, out=self._known, mode="clip")
+
     def original(self, position: int) -> Image.Image:
         """Returns one picture in its own size, mode RGB."""
         return self.files.open(position)

@@ -3,7 +3,7 @@
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lightning_modules.errors import ConfigError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
 REMEDY = "replace the file or delete it"
 
 
@@ -76,6 +76,27 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _is_hidden(name: str) -> bool:
+    # macOS puts a folder of that name with copies of every file into its zips
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[str]:
+    """Names of all files below a folder, each with `inside` before it; links are followed, but not back to `above`."""
+    here = os.path.realpath(folder)
+    if here in above:  # a circle of links would go on for ever
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if _is_hidden(entry.name):
+                continue
+            # os.path.isdir answers no where a link leads nowhere or to itself; entry.is_dir raises
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                yield from _walk(entry.path, f"{inside}{entry.name}/", (*above, here))
+            else:
+                yield f"{inside}{entry.name}"
+
+
 class Container:
     """A folder or a zip file of images, safe to use in forked and spawned DataLoader workers.
 
@@ -111,24 +132,55 @@ class Container:
             prefixes: Folders inside the container, such as `train/`.
 
         Returns:
-            Sorted relative names with forward slashes; hidden files are left out.
+            Sorted relative names with forward slashes; hidden files and folders are left out, links are followed.
+
+        Raises:
+            ConfigError: A folder cannot be listed.
         """
         found: set[str] = set()
         for prefix in prefixes:
             if self.is_zip:
-                found.update(name for name in self._archive().namelist() if name.startswith(prefix))
-            else:
-                # os.walk follows no order, the sort below makes one; links to folders are followed
-                for folder, _, files in os.walk(self.path / prefix, followlinks=True):
-                    base = Path(folder).relative_to(self.path)
-                    found.update((base / file).as_posix() for file in files)
-        return sorted(n for n in found if n.lower().endswith(SUFFIXES) and not n.rsplit("/", 1)[-1].startswith("."))
+                inside = (name for name in self._archive().namelist() if name.startswith(prefix))
+                found.update(name for name in inside if not any(map(_is_hidden, name.split("/"))))
+            elif (self.path / prefix).is_dir():
+                try:
+                    outer = [self.path, *(self.path / parent for parent in Path(prefix).parents)] if prefix else []
+                    found.update(_walk(str(self.path / prefix), prefix, tuple(map(os.path.realpath, outer))))
+                except OSError as error:
+                    raise ConfigError(
+                        f"data.root: cannot list {error.filename} ({error.strerror}); make it readable or move it away"
+                    ) from error
+        return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+
+    def folders(self, prefix: str = "") -> list[str]:
+        """Lists the folders directly below a folder such as `train/`.
+
+        Returns:
+            Sorted names without the prefix; hidden folders are left out.
+        """
+        if self.is_zip:
+            inside = (name.removeprefix(prefix) for name in self._archive().namelist() if name.startswith(prefix))
+            found = {name.split("/", 1)[0] for name in inside if "/" in name}
+        else:
+            folder = self.path / prefix
+            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+        return sorted(name for name in found if not _is_hidden(name))
 
     def has(self, prefix: str) -> bool:
         """Tells whether a folder such as `train/` exists in the container."""
         if self.is_zip:
             return any(name.startswith(prefix) for name in self._archive().namelist())
         return (self.path / prefix).is_dir()
+
+    def holds(self, name: str) -> bool:
+        """Tells whether there is a file of this name."""
+        if self.is_zip:
+            return name in self._archive().NameToInfo
+        return os.path.isfile(os.path.join(self.path, name))
+
+    def where(self, name: str) -> str:
+        """Returns how a file is called in a message, with the container's own path."""
+        return f"{self.path}:{name}" if self.is_zip else str(self.path / name)
 
     def read(self, name: str) -> bytes:
         """Reads the bytes of one file; may raise OSError, KeyError or BadZipFile."""
@@ -167,12 +219,16 @@ class ImageFiles:
             ConfigError: The file is missing or broken.
         """
         name = self.names[position]
-        shown = f"{self.container.path}{':' if self.container.is_zip else '/'}{name}"
+        shown = self.where(position)
         try:
             data = self.container.read(name)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
             raise ConfigError(f"cannot read the image {shown} ({_one_line(error)}); {self.remedy}") from error
         return decode(data, shown, size, self.remedy)
+
+    def where(self, position: int) -> str:
+        """Returns how a file is called in a message."""
+        return self.container.where(self.names[position])
 
     def select(self, positions: Iterable[int]) -> "ImageFiles":
         """Returns the files at the given positions, in that order."""

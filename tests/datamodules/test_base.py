@@ -1,4 +1,5 @@
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,40 +13,13 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 
 from datamodules import BAR, Batch, DebiasDataModule, Miniature, Samples
-from datamodules.base import Split, carve
+from datamodules.base import Entries, Source, Split, carve
 from datamodules.images import Container, ImageFiles
+from lightning_modules import GroupTable
 from lightning_modules.errors import ConfigError
+from tests.datamodules.toy import NAMES, Pictures
 from tests.ddp import run_ddp
 from tests.generators import picture, write_bar_official, write_selection, write_synthetic
-
-NAMES = ("a", "b", "c")
-
-
-class Pictures(DebiasDataModule):
-    """Random pictures in memory; class c of every sample stands in `sizes`."""
-
-    def __init__(self, train: tuple[int, ...] = (20, 10, 8), with_val: bool = False, **kwargs: Any) -> None:
-        super().__init__(**{"image_size": 16, "batch_size": 8, **kwargs})
-        self.counts = train
-        self.with_val = with_val
-        self.loads: list[Split] = []
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return NAMES
-
-    @property
-    def bias_names(self) -> tuple[str, ...]:
-        return ("x", "y", "z")
-
-    def load(self, split: Split) -> Samples | None:
-        self.loads.append(split)
-        if split == "val" and not self.with_val:
-            return None
-        labels = np.repeat(np.arange(3), self.counts if split == "train" else (4, 4, 4))
-        random = np.random.default_rng([self.seed, len(split)])
-        images = random.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8)
-        return Samples(images, labels, (labels + np.arange(len(labels)) % 5 // 4) % 3)
 
 
 class Recorder(L.LightningModule):
@@ -229,6 +203,180 @@ def test_a_selection_of_other_data(tmp_path: Path) -> None:
         module.train_dataloader()
 
 
+def counted(module: Pictures) -> list[int]:
+    """How often each real training image comes in an epoch."""
+    batches = list(module.train_dataloader())
+    index = torch.cat([batch["index"][~batch["synthetic"]] for batch in batches])
+    return torch.bincount(index, minlength=34).tolist()
+
+
+@pytest.mark.parametrize("source", ["real", "both"])
+def test_entries_that_a_module_asked_for_come_more_often(tmp_path: Path, source: Source) -> None:
+    module = make_both(tmp_path)
+    module.source = source
+    module.setup("fit")
+    module.repeat_entries(torch.tensor([4, 30]), 3)
+    assert counted(module) == [3 if index in (4, 30) else 1 for index in range(34)]
+    module.repeat_entries(torch.tensor([7]), 2)
+    assert counted(module) == [2 if index == 7 else 1 for index in range(34)]
+    module.repeat_entries(torch.arange(34), 1)
+    assert counted(module) == [1] * 34
+
+
+def test_repeated_entries_are_those_of_one_fit(tmp_path: Path) -> None:
+    module = make_both(tmp_path, mined_repeat=1)
+    write_selection(tmp_path / "synthetic", [4])
+    module.setup("fit")
+    module.repeat_entries(torch.tensor([4, 5]), 3)
+    assert counted(module) == [1] * 4 + [4, 3] + [1] * 28
+    module.source = "synthetic"
+    assert sorted(indices(module.train_dataloader())) == [0, 1, 2, 3]
+    # Testing between the fits changes nothing; the next fit starts anew.
+    module.source = "real"
+    module.setup("test")
+    assert counted(module) == [1] * 4 + [3, 3] + [1] * 28
+    module.setup("fit")
+    assert counted(module) == [1] * 34
+
+
+@pytest.mark.parametrize("source", ["real", "both", "synthetic"])
+def test_the_table_has_the_entries_of_the_batches(tmp_path: Path, source: Source) -> None:
+    module = make_both(tmp_path)
+    module.source = source
+    table = module.train_table()
+    assert (len(table), table.real) == (34 if source == "real" else 38, 34)
+    assert (table.labels[:34] == module.train_labels()).all()
+    assert (table.biases[:34] == module.train_biases()).all()
+    assert table.labels[34:].tolist() == ([] if source == "real" else [0, 1, 2, 2])
+    seen = set()
+    for batch in module.train_dataloader():
+        rows = batch["index"] + batch["synthetic"] * table.real
+        assert torch.equal(table.labels[rows], batch["label"])
+        assert torch.equal(table.biases[rows], batch["bias"])
+        seen |= set(rows.tolist())
+    assert len(seen) == {"real": 34, "both": 38, "synthetic": 4}[source]
+
+
+def test_groups_are_numbered_with_one_more_for_unknown_biases() -> None:
+    entries = Entries(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([0, 2, 1, -1, 2]), 3)
+    assert entries.groups(3).tolist() == [0, 2, 5, 11, 10]
+
+
+def shares_drawn(module: Pictures, keys: tuple[str, ...]) -> dict[tuple[int, ...], float]:
+    """Share of each combination of the keys' values among the training samples of some epochs."""
+    loader: Any = module.train_dataloader()
+    drawn: Counter[tuple[int, ...]] = Counter()
+    for epoch in range(100):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            drawn.update(zip(*(batch[key].tolist() for key in keys), strict=True))
+    return {group: count / drawn.total() for group, count in sorted(drawn.items())}
+
+
+def test_balanced_classes_come_equally_often(tmp_path: Path) -> None:
+    module = make_both(tmp_path, balance="class", augment="none")
+    module.repeat_entries(torch.tensor([0]), 50)
+    shares = shares_drawn(module, ("label",))
+    assert shares == pytest.approx(dict.fromkeys([(0,), (1,), (2,)], 1 / 3), abs=0.03)
+    # Within its class every entry is as likely: the one that was repeated fills most of class 0.
+    assert np.mean(np.array(indices(module.train_dataloader())) == 0) == pytest.approx(50 / 68 / 3, abs=0.1)
+    assert len(indices(module.train_dataloader())) == 34 + 49 + 4
+
+
+def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
+    module = make_both(tmp_path, balance="group", augment="none")
+    shares = shares_drawn(module, ("label", "bias"))
+    # An aligned and a conflicting group and the synthetic images of each class.
+    groups = [(label, bias) for label in range(3) for bias in (-1, label, (label + 1) % 3)]
+    assert shares == pytest.approx(dict.fromkeys(groups, 1 / 9), abs=0.03)
+    for source, count in (("real", 34), ("synthetic", 4)):
+        module.source = source  # type: ignore[assignment]
+        assert len(indices(module.train_dataloader())) == count
+
+
+class Unlabelled(Pictures):
+    """Pictures whose bias nobody knows."""
+
+    bias_names = ()
+
+    def load(self, split: Split) -> Samples | None:
+        samples = super().load(split)
+        return samples and Samples(samples.images, samples.labels, np.full(len(samples), -1))
+
+
+def test_groups_without_bias_labels_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data\.balance=group needs bias labels and Unlabelled has none; set"):
+        Unlabelled(balance="group").train_dataloader()
+    assert len(indices(Unlabelled(balance="class").train_dataloader())) == 34
+
+
+def test_the_watched_test_set_is_the_second_validation_loader() -> None:
+    module = Pictures(watch_test=True)
+    module.setup("fit")
+    assert sorted(module.loads) == ["test", "train", "val"]
+    validation, test = module.val_dataloader()
+    assert len(indices(validation)) == 4
+    assert indices(test) == list(range(12))
+    plain = Pictures()
+    plain.setup("fit")
+    assert sorted(plain.loads) == ["train", "val"]
+
+
+def test_the_order_has_a_seed_of_its_own() -> None:
+    streams = []
+    for seed, order_seed in ((5, None), (5, 5), (5, 6), (6, 6)):
+        module = Pictures(seed=seed)
+        module.order_seed = order_seed
+        loader = module.train_dataloader()
+        data = torch.cat([batch["image"] for batch in module.mining_dataloader(0, 1)])
+        images = torch.cat([batch["image"] for batch in loader])
+        streams.append((data, indices(loader), images))
+    same, default, other, both = streams
+    assert torch.equal(same[2], default[2])
+    # Another order and augmentation of the same data.
+    assert torch.equal(default[0], other[0])
+    assert default[1] != other[1]
+    assert sorted(default[1]) == sorted(other[1])
+    # The same order of other data.
+    assert other[1] == both[1]
+    assert not torch.equal(other[0], both[0])
+
+
+def table_of(count: list[int], correct: list[int], biases: int) -> GroupTable:
+    """Counts of groups in the order of label and bias; without biases of classes."""
+    numbers = torch.arange(len(count))
+    known = biases > 0
+    label, bias = (numbers // biases, numbers % biases) if known else (numbers, torch.full_like(numbers, -1))
+    return GroupTable(label, bias, torch.tensor(count), torch.tensor(correct))
+
+
+def test_adjusted_accuracy_weighs_groups_by_their_training_shares() -> None:
+    module = Pictures(with_val=True)
+    labels, biases = module.train_labels().tolist(), module.train_biases().tolist()
+    size = Counter(zip(labels, biases, strict=True))
+    assert size == {(0, 0): 16, (0, 1): 4, (1, 1): 8, (1, 2): 2, (2, 2): 7, (2, 0): 1}
+    table = table_of([4, 4, 0, 5, 2, 2, 10, 3, 1], [1, 2, 0, 5, 1, 0, 3, 3, 1], 3)
+    scores = module.group_scores(table)
+    expected = (16 * 1 / 4 + 4 * 2 / 4 + 8 * 1 / 2 + 2 * 0 + 1 * 3 / 10 + 7 * 1) / 38
+    assert scores.keys() == {"adjusted"}
+    assert scores["adjusted"].item() == pytest.approx(expected)
+    # A training group that the evaluated set lacks leaves its share to the others.
+    lacking = table_of([0, 4, 0, 5, 2, 2, 10, 3, 1], [0, 2, 0, 5, 1, 0, 3, 3, 1], 3)
+    assert module.group_scores(lacking)["adjusted"].item() == pytest.approx((expected * 38 - 4) / 22)
+
+
+def test_without_bias_labels_nothing_is_adjusted() -> None:
+    module = Unlabelled()
+    assert module.group_scores(table_of([4, 4, 4], [1, 2, 3], 0)) == {}
+    assert module.loads == []
+    # The labels of the test set alone may be missing.
+    assert Pictures().group_scores(table_of([4, 4, 4], [1, 2, 3], 0)) == {}
+
+
+def test_the_attribute_that_goes_with_a_class_has_its_number() -> None:
+    assert Pictures().aligned_bias == (0, 1, 2)
+
+
 def test_fixed_share_a_batch(tmp_path: Path) -> None:
     module = make_both(tmp_path, mixing="batch", synthetic_share=0.25)
     for batch in module.train_dataloader():
@@ -250,6 +398,10 @@ def test_fixed_share_a_batch(tmp_path: Path) -> None:
         ({"synthetic_share": 0.5}, r"data\.synthetic_share has no effect"),
         ({"mixing": "weighted", "synthetic_share": 1.0}, r"data\.synthetic_share=1\.0"),
         ({"mixing": "batch", "synthetic_share": 0.01}, r"data\.synthetic_share=0\.01"),
+        (
+            {"mixing": "weighted", "balance": "class"},
+            r"data\.balance=class draws the images itself; leave data\.mixing",
+        ),
     ],
 )
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:

@@ -162,6 +162,33 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     assert Container(tmp_path).names(["train/"]) == ["train/real.JPG"]
 
 
+def test_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / ".own"  # what lies above the container does not count
+    for name in ("train/.cache/a.jpg", "train/b/c.jpg", "__MACOSX/train/b/c.jpg"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_bytes(b"")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for path in sorted(root.rglob("*")):
+            archive.write(path, path.relative_to(root).as_posix())
+    for container in (Container(root), Container(tmp_path / "x.zip")):
+        assert container.names([""]) == ["train/b/c.jpg"]
+        assert container.folders() == ["train"]
+        assert container.folders("train/") == ["b"]
+        assert container.folders("test/") == container.names(["test/"]) == []
+        assert [container.holds(name) for name in ("train/b/c.jpg", "train/b", "c.jpg")] == [True, False, False]
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / "train" / "a").mkdir(parents=True)
+    (root / "train" / "a" / "1.jpg").write_bytes(b"")
+    (root / "train" / "b").symlink_to(root / "train" / "a", target_is_directory=True)
+    (root / "train" / "a" / "up").symlink_to(root, target_is_directory=True)
+    (root / "train" / "gone.jpg").symlink_to(tmp_path / "nothing")
+    expected = ["train/a/1.jpg", "train/b/1.jpg", "train/gone.jpg"]
+    assert Container(root).names(["train/"]) == Container(root).names([""]) == expected
+
+
 def test_broken_zip(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(b"PK nothing")

@@ -82,6 +82,41 @@ def test_weighted_reaches_its_share() -> None:
     assert abs(counts[900:].mean() - 20 * 1000 * 0.3 / 100) < 2
 
 
+def drawing(
+    weights: list[float], batch_size: int = 3, seed: int = 0, rank: int = 0, world_size: int = 1
+) -> TrainSampler:
+    return TrainSampler(
+        np.array([0, 1, 2, 1, 3]),
+        np.array([10, 11, 12]),
+        batch_size=batch_size,
+        weights=np.array(weights),
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def test_weights_are_the_probabilities_of_the_entries() -> None:
+    one = drawing([0.1, 0.2, 0.3, 0.05, 0, 0.15, 0, 0.2])
+    drawn = np.concatenate([entries(one, epoch) for epoch in range(2000)])
+    assert len(one) == 8
+    counts = np.bincount(drawn, minlength=13) / len(drawn)
+    # Entry 1 stands there twice, 0.2 and 0.05.
+    expected = {0: 0.1, 1: 0.25, 2: 0.3, 10: 0.15, 12: 0.2}
+    assert counts == pytest.approx([expected.get(entry, 0) for entry in range(13)], abs=0.01)
+
+
+def test_weighted_draws_follow_from_seed_and_epoch_for_any_number_of_ranks() -> None:
+    weights = [1 / 8] * 8
+    alone, again = drawing(weights, batch_size=4), drawing(weights, batch_size=4)
+    assert list(alone) == list(again)
+    assert list(entries(alone, 1)) != list(entries(alone, 2))
+    assert list(entries(drawing(weights, seed=1), 1)) != list(entries(alone, 1))
+    alone.set_epoch(0)
+    ranks = [list(drawing(weights, batch_size=2, rank=rank, world_size=2)) for rank in range(2)]
+    assert [sample for pair in zip(*ranks, strict=True) for sample in pair] == list(alone)
+
+
 @pytest.mark.parametrize("world_size", [1, 3])
 @pytest.mark.parametrize(("real", "synthetic"), [(60, 7), (61, 400)])
 def test_batch_has_the_same_share_in_every_batch(real: int, synthetic: int, world_size: int) -> None:

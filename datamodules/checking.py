@@ -1,0 +1,143 @@
+"""Finding broken image files before training starts rather than in the middle of it."""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.dataset import FileStore, Part, Store
+from lightning_modules.errors import ConfigError
+
+log = logging.getLogger("diffubias")
+
+Broken = Literal["error", "skip", "unchecked"]
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+CHUNK = 32  # images that a thread looks at before it reports
+
+
+def find_broken(stores: Sequence[Store]) -> list[NDArray[np.int64]]:
+    """Fetches every picture once, in parallel threads; a caching store has them all decoded afterwards.
+
+    The answer depends on the files alone, so every process that looks comes to the same one. Rank 0 shows a progress
+    bar where there is a terminal.
+
+    Args:
+        stores: Where the pictures are.
+
+    Returns:
+        For each store the positions of the pictures that cannot be read, ascending.
+    """
+    # decoders that threads load at the same moment are not always found
+    Image.init()
+    chunks = [
+        (number, np.arange(start, min(start + CHUNK, len(store))))
+        for number, store in enumerate(stores)
+        for start in range(0, len(store), CHUNK)
+    ]
+    broken: list[list[int]] = [[] for _ in stores]
+    if not chunks:
+        return [np.empty(0, dtype=np.int64) for _ in stores]
+    disable = None if getattr(rank_zero_only, "rank", 0) == 0 else True  # None: only on a terminal
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(total=sum(map(len, stores)), desc="checking", unit=" images", disable=disable) as bar,
+    ):
+        found = pool.map(lambda chunk: [p for p in chunk[1].tolist() if not _readable(stores[chunk[0]], p)], chunks)
+        for (number, positions), bad in zip(chunks, found, strict=True):
+            broken[number] += bad
+            bar.update(len(positions))
+    return [np.array(positions, dtype=np.int64) for positions in broken]
+
+
+def _readable(store: Store, position: int) -> bool:
+    try:
+        store.gather(np.array([position]))
+    except ConfigError:
+        return False
+    return True
+
+
+class CheckedDataModule(DebiasDataModule):
+    """Base of the data modules whose image files may be broken.
+
+    Args:
+        broken: What happens to files that cannot be decoded. All are read once before training: `error` names them and
+            stops, `skip` leaves them out and says so; `unchecked` starts at once and stops where it meets one.
+        **kwargs: Arguments of `DebiasDataModule`.
+    """
+
+    KEY: ClassVar[str]
+    """The setting that says where the images are, for messages."""
+
+    def __init__(self, *, broken: Broken = "error", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.broken = broken
+        self._checked: set[Split] = set()
+        self._left_out: list[str] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the splits that a trainer needs, for training all of them, and checks their files.
+
+        Raises:
+            ConfigError: The data are not as described, or files are broken.
+        """
+        # a broken test image should not show after hours of training
+        super().setup(None if stage == "fit" else stage)
+        if self.broken == "error":
+            used: dict[str | None, tuple[Split, ...]] = {"validate": ("val",), "test": ("test",), "predict": ("test",)}
+            self._check(used.get(stage, SPLITS))
+        self._compare_ranks()
+
+    def _part(self, split: Split) -> Part:
+        super()._part(split)
+        # what is left out changes the numbers of the images, so it has to be known before anybody sees one
+        if self.broken == "skip":
+            self._check(tuple(self._parts))
+        return self._parts[split]
+
+    def _check(self, splits: tuple[Split, ...]) -> None:
+        """Looks for broken files in splits that were not looked at before."""
+        stores = {split: self._store(split) for split in splits if split not in self._checked}
+        broken = dict(zip(stores, find_broken([*stores.values()]), strict=True))
+        found = [(stores[split].files, position) for split in stores for position in broken[split].tolist()]
+        if found:
+            some = ", ".join(files.where(position) for files, position in found[:5])
+            count = f"{len(found)} image{'s' * (len(found) > 1)} cannot be read: {some}{', ...' * (len(found) > 5)}"
+            if self.broken == "error":
+                raise ConfigError(f"{self.KEY}: {count}; replace or delete what is broken, or set data.broken=skip")
+            log.info("left out: %s", count)
+        self._left_out += [files.names[position] for files, position in found]
+        self._checked.update(stores)
+        for split, positions in broken.items():
+            if len(positions):
+                self._leave_out(split, positions)
+
+    def _store(self, split: Split) -> FileStore:
+        store = self._parts[split].images
+        assert isinstance(store, FileStore)
+        return store
+
+    def _leave_out(self, split: Split, positions: NDArray[np.int64]) -> None:
+        part, store = self._parts[split], self._store(split)
+        rest = np.delete(np.arange(len(part)), positions)
+        self._keep(split, Samples(store.files.select(rest.tolist()), part.labels[rest], part.biases[rest]))
+        self._store(split).take_over(store, rest)
+
+    def _compare_ranks(self) -> None:
+        if self.trainer is None or self.broken != "skip":
+            return
+        strategy = self.trainer.strategy
+        same = strategy.broadcast(self._left_out) == self._left_out
+        if not strategy.reduce_boolean_decision(same):
+            raise ConfigError(
+                f"{self.KEY}: the processes find different images broken, so the disk answers unreliably; copy the "
+                "images to another one"
+            )

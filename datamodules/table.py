@@ -1,0 +1,242 @@
+"""Your own images, listed in a table: CSV, TSV or Parquet."""
+
+import csv
+import importlib
+import os
+import posixpath
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datamodules.base import Split
+from datamodules.images import Container, ImageFiles
+from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
+from lightning_modules.errors import ConfigError
+
+# "id" is the validation set of tables with an in-distribution and an out-of-distribution one; numbers as in Waterbirds
+SPLIT_CELLS: dict[str, Split] = {
+    **SPLIT_NAMES,
+    **{"val(id)": "val", "id_val": "val", "0": "train", "1": "val", "2": "test"},
+}
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+PARQUET = (".parquet", ".pq")
+Columns = dict[str, list[str]]
+
+
+class Table(OwnData):
+    """Images of your own, listed in a table with one row an image.
+
+    The first line of a CSV or TSV names the columns::
+
+        path,label,background,split
+        img/0001.jpg,waterbird,water,train
+        img/0002.jpg,landbird,,test
+
+    Only `path` and `label` are needed. An empty bias means that it is not known. The split is train, val or test (or
+    valid, validation, val(id); or 0, 1, 2, as in Waterbirds); what is missing is held out from train.
+
+    Args:
+        file: The table: .csv (comma or semicolon) or .tsv in UTF-8, or .parquet (`pip install -e '.[parquet]'`).
+        root: Folder or zip to which the paths are relative; the table's own folder when not given.
+        path_column: Column with the path of the image, relative or absolute.
+        label_column: Column with the class.
+        bias_column: Column with the bias attribute; without one there are no bias labels.
+        split_column: Column with the split; without one, validation and test set are held out.
+        classes: The classes in the order that numbers them; sorted as found when not given. If the column holds
+            numbers 0, 1, ..., these are their names.
+        biases: The same for the bias attributes.
+        **kwargs: Arguments of `OwnData`.
+    """
+
+    KEY: ClassVar[str] = "data.file"
+
+    def __init__(
+        self,
+        file: Path,
+        *,
+        root: Path | None = None,
+        path_column: str = "path",
+        label_column: str = "label",
+        bias_column: str | None = None,
+        split_column: str | None = None,
+        classes: list[str | int] | None = None,
+        biases: list[str | int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.file = Path(file).expanduser()
+        self.root = self.file.parent if root is None else Path(root).expanduser()
+        self.path_column = path_column
+        self.label_column = label_column
+        self.bias_column = bias_column
+        self.split_column = split_column
+        self.classes = tuple(one_form(str(name)) for name in classes or ())
+        self.biases = tuple(one_form(str(name)) for name in biases or ())
+        for key, names in (("classes", self.classes), ("biases", self.biases)):
+            if len(set(names)) < len(names):
+                raise ConfigError(f"data.{key}: a name comes twice in {', '.join(names)}; give each once")
+        if biases and bias_column is None:
+            raise ConfigError("data.biases: no column is read for them; set data.bias_column too")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes: those of `data.classes`, or those that training images have, sorted."""
+        return self.classes or super().class_names
+
+    @property
+    def bias_names(self) -> tuple[str, ...]:
+        """Names of the bias attributes: those of `data.biases`, or those found, sorted; () without bias labels."""
+        return self.biases or super().bias_names
+
+    def read_listing(self) -> Listing:
+        """Reads the table and looks whether all images are there."""
+        if not self.root.exists():
+            raise ConfigError(f"data.root: {self.root} does not exist; give the folder that the paths start from")
+        named = {
+            "path_column": self.path_column,
+            "label_column": self.label_column,
+            "bias_column": self.bias_column,
+            "split_column": self.split_column,
+        }
+        wanted = {key: column for key, column in named.items() if column is not None}
+        table = read_table(self.file, wanted)
+        paths = table[self.path_column]
+        if not paths:
+            raise ConfigError(f"data.file: {self.file} has no row; give one an image")
+        labels = self._named("classes", table[self.label_column], self.classes, paths)
+        for row, label in enumerate(labels):
+            if not label:
+                raise self._wrong(row, paths, f"has no {self.label_column}", "fill it in or delete the row")
+        biases = [""] * len(paths)
+        if self.bias_column is not None:
+            biases = self._named("biases", table[self.bias_column], self.biases, paths)
+        return Listing(self._files(paths), labels, biases, self._splits(table, paths))
+
+    def _wrong(self, row: int, paths: Sequence[str], what: str, remedy: str) -> ConfigError:
+        return ConfigError(f"data.file: row {row + 1} of {self.file} ({paths[row]}) {what}; {remedy}")
+
+    def _named(self, key: str, cells: Sequence[str], names: tuple[str, ...], paths: Sequence[str]) -> list[str]:
+        """The cells by the names that `data.classes` or `data.biases` gives, if any."""
+        cells = [one_form(cell) for cell in cells]
+        if not names:
+            return cells
+        meaning = {"": "", **{str(number): name for number, name in enumerate(names)}, **{name: name for name in names}}
+        if any(name.isdecimal() for name in names):  # then a number is a name and not a position
+            meaning = {"": "", **{name: name for name in names}}
+        for row, cell in enumerate(cells):
+            if cell not in meaning:
+                remedy = f"correct it or data.{key}, which has {', '.join(names)}"
+                raise self._wrong(row, paths, f"has {cell!r}, which is none of data.{key}", remedy)
+        return [meaning[cell] for cell in cells]
+
+    def _splits(self, table: Columns, paths: Sequence[str]) -> list[Split]:
+        if self.split_column is None:
+            return ["train"] * len(paths)
+        splits: list[Split] = []
+        for row, cell in enumerate(table[self.split_column]):
+            split = SPLIT_CELLS.get(cell.lower())
+            if split is None:
+                raise self._wrong(row, paths, f"has the split {cell!r}", "write train, val or test, or 0, 1 or 2")
+            splits.append(split)
+        return splits
+
+    def _files(self, paths: Sequence[str]) -> ImageFiles:
+        container = Container(self.root)
+        names = [posixpath.normpath(path) if path else "" for path in paths]
+        first: dict[str, int] = {}
+        missing = []
+        for row, name in enumerate(names):
+            if not name:
+                raise self._wrong(row, paths, f"has no {self.path_column}", "fill it in or delete the row")
+            # a relative and an absolute path may mean the same file
+            place = name if container.is_zip else os.path.join(container.path, name)
+            if place in first:
+                what = f"has the image of row {first[place] + 1} again"
+                raise self._wrong(row, paths, what, "an image may come once, in one split")
+            first[place] = row
+            if not container.holds(name):
+                missing.append(row)
+        if missing:
+            count = f"{len(missing)} of {len(paths)} images are missing" if len(missing) > 1 else "the image is missing"
+            remedy = "set data.root to the folder that the paths start from, or get the files"
+            raise self._wrong(missing[0], paths, f"leads to {container.where(names[missing[0]])}: {count}", remedy)
+        return ImageFiles(container, names)
+
+
+def read_table(file: Path, wanted: dict[str, str]) -> Columns:
+    """Reads some columns of a table as text.
+
+    Args:
+        file: .csv, .tsv or .parquet.
+        wanted: Names of the columns, by the option that gives them.
+
+    Returns:
+        The cells of every wanted column without surrounding spaces; "" where a cell is empty.
+
+    Raises:
+        ConfigError: The file is missing or is no such table, a column is missing, or a row has too many cells.
+    """
+    suffix = file.suffix.lower()
+    if suffix not in (*DELIMITERS, *PARQUET):
+        raise ConfigError(f"data.file: {file} ends in neither .csv, .tsv nor .parquet; give such a table")
+    if not file.is_file():
+        raise ConfigError(f"data.file: {file} does not exist; give a table with the columns path and label")
+    return _read_parquet(file, wanted) if suffix in PARQUET else _read_text(file, DELIMITERS[suffix], wanted)
+
+
+def _check_columns(file: Path, columns: Iterable[str], wanted: dict[str, str]) -> None:
+    columns = list(columns)
+    if not columns:
+        raise ConfigError(f"data.file: {file} is empty; give a table with the columns path and label")
+    for key, column in wanted.items():
+        if column not in columns:
+            raise ConfigError(f"data.{key}={column}: {file} has the columns {', '.join(columns)}; name one of them")
+
+
+def _read_text(file: Path, delimiter: str, wanted: dict[str, str]) -> Columns:
+    try:
+        # utf-8-sig: Excel writes a mark before the first character
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            header = stream.readline()
+            stream.seek(0)
+            # Excel separates by semicolons where the decimal point is a comma
+            delimiter = ";" if delimiter == "," and header.count(";") > header.count(",") else delimiter
+            reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
+            _check_columns(file, reader.fieldnames or (), wanted)
+            columns: Columns = {column: [] for column in wanted.values()}
+            for row in reader:
+                if None in row:
+                    raise ConfigError(
+                        f"data.file: line {reader.line_num} of {file} has more cells than the first line names; put "
+                        "quotes around a cell that holds the separator"
+                    )
+                for column, cells in columns.items():
+                    cells.append((row[column] or "").strip())
+            return columns
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"data.file: cannot read {file} ({error}); save it as UTF-8 text with separators") from error
+
+
+def _read_parquet(file: Path, wanted: dict[str, str]) -> Columns:
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise ConfigError(
+            f"data.file: {file} needs pyarrow, which is not installed; pip install -e '.[parquet]' or give a CSV"
+        ) from error
+    try:
+        with parquet.ParquetFile(file) as source:
+            _check_columns(file, source.schema_arrow.names, wanted)
+            table = source.read(columns=[*set(wanted.values())])
+    # pyarrow's errors for broken files are OSError and ValueError
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"data.file: cannot read {file} ({reason}); write it again or give a CSV") from error
+    return {column: [_text(cell) for cell in table.column(column).to_pylist()] for column in wanted.values()}
+
+
+def _text(cell: object) -> str:
+    """A cell as a CSV would have it: numbers with gaps are floats in pandas, 1.0 is meant as 1."""
+    if cell is None or cell != cell:
+        return ""
+    return str(int(cell) if isinstance(cell, float) and cell.is_integer() else cell).strip()

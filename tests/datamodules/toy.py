@@ -1,0 +1,43 @@
+"""A tiny data module: random pictures of three classes in memory."""
+
+from typing import Any
+
+import numpy as np
+
+from datamodules import DebiasDataModule, Samples
+from datamodules.base import Split
+
+NAMES = ("a", "b", "c")
+
+
+class Pictures(DebiasDataModule):
+    """Random pictures in memory, `train[c]` and `test[c]` of class c in the sets; every fifth is in conflict."""
+
+    def __init__(
+        self,
+        train: tuple[int, ...] = (20, 10, 8),
+        with_val: bool = False,
+        test: tuple[int, ...] = (4, 4, 4),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{"image_size": 16, "batch_size": 8, **kwargs})
+        self.counts = {"train": train, "val": test, "test": test}
+        self.with_val = with_val
+        self.loads: list[Split] = []
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return NAMES
+
+    @property
+    def bias_names(self) -> tuple[str, ...]:
+        return ("x", "y", "z")
+
+    def load(self, split: Split) -> Samples | None:
+        self.loads.append(split)
+        if split == "val" and not self.with_val:
+            return None
+        labels = np.repeat(np.arange(3), self.counts[split])
+        random = np.random.default_rng([self.seed, len(split)])
+        images = random.integers(0, 256, (len(labels), 16, 16, 3), dtype=np.uint8)
+        return Samples(images, labels, (labels + np.arange(len(labels)) % 5 // 4) % 3)
