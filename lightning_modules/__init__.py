@@ -4,21 +4,36 @@ from .backbones import backbone_names, build_backbone
 from .biased import BiasedModule
 from .classifier import Batch, Classifier
 from .debiased import DebiasedModule
+from .dfr import DFR
+from .disent import DisEnt
 from .errors import ConfigError, TrainingError
+from .group_dro import GroupDRO
+from .jtt import JTT
 from .lff import LfF
 from .losses import cross_entropy, generalized_cross_entropy
 from .metrics import GroupMetrics, GroupTable
+from .rebias import ReBias
+from .selecmix import SelecMix, SelecMixLfF
+from .vanilla import Vanilla
 
 __all__ = [
+    "DFR",
+    "JTT",
     "Batch",
     "BiasedModule",
     "Classifier",
     "ConfigError",
     "DebiasedModule",
+    "DisEnt",
+    "GroupDRO",
     "GroupMetrics",
     "GroupTable",
     "LfF",
+    "ReBias",
+    "SelecMix",
+    "SelecMixLfF",
     "TrainingError",
+    "Vanilla",
     "backbone_names",
     "build_backbone",
     "cross_entropy",

@@ -10,9 +10,15 @@ import torchvision
 from torch import nn
 
 from .errors import ConfigError
-from .networks import MLP, ResNet20, SmallResNet
+from .networks import MLP, BagNet18, ResNet20, SimpleConv, SmallResNet
 
-OWN: dict[str, type[nn.Module]] = {"mlp": MLP, "resnet20": ResNet20, "smallresnet": SmallResNet}
+OWN: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "resnet20": ResNet20,
+    "smallresnet": SmallResNet,
+    "simpleconv": SimpleConv,
+    "bagnet18": BagNet18,
+}
 # A checkpoint brings its own weights: this prefix says which pretrained weights they once came from, and loads none.
 FROM_CHECKPOINT = "checkpoint:"
 

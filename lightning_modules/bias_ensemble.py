@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from .classifier import Classifier
+from .distributed import summed, world_size
 from .errors import ConfigError
 from .scoring import training_logits
 
@@ -44,8 +45,14 @@ def amplified_set(module: Classifier, ensemble: Sequence[Classifier], confidence
 
 
 def inside(losses: Tensor, mask: Tensor) -> Tensor:
-    """Losses [B] whose mean over the batch is the mean over the masked samples [B]; 0 where no sample is masked."""
-    return losses * mask * (len(losses) / mask.sum().clamp_min(1))
+    """Losses [B] whose mean over the batches of all processes is that over the masked samples; 0 where none is masked.
+
+    Args:
+        losses: losses of a batch, float [B]; all processes have equally many.
+        mask: which samples count, bool [B].
+    """
+    count = summed(mask.sum()).clamp_min(1)
+    return losses * mask * (world_size() * len(losses) / count)
 
 
 @rank_zero_only

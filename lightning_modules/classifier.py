@@ -1,7 +1,7 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
 import lightning as L  # noqa: N812
 import torch
@@ -39,9 +39,6 @@ class Classifier(L.LightningModule):
             of this module, of its checkpoint or of its optimizer.
     """
 
-    MONITOR: ClassVar[str] = "val/accuracy"
-    MODE: ClassVar[str] = "max"
-
     def __init__(
         self,
         num_classes: int | None = None,
@@ -53,6 +50,8 @@ class Classifier(L.LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         scheduler: LRSchedulerCallable | None = None,
         scheduler_interval: Literal["epoch", "step"] = "epoch",
+        select_by: Literal["accuracy", "worst_class", "worst_group", "balanced", "conflict"] = "accuracy",
+        head_only: bool = False,
     ) -> None:
         """Keep the settings; the network is built later.
 
@@ -67,6 +66,9 @@ class Classifier(L.LightningModule):
             optimizer: the optimizer, everything but its learning rate.
             scheduler: learning-rate scheduler; None keeps the rate.
             scheduler_interval: whether the scheduler counts epochs or optimizer steps.
+            select_by: the validation value by which the best epoch is chosen; all but ``accuracy`` and ``worst_class``
+                need bias labels in the validation set.
+            head_only: train the last layer alone; the others keep the weights that they start with.
         """
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
@@ -94,13 +96,32 @@ class Classifier(L.LightningModule):
             if data is None:
                 raise ConfigError("model.num_classes is not set and there is no data module to ask: set it.")
             self.hparams["num_classes"] = int(data.num_classes)
-        classes = self.num_classes
         with torch.device("cpu"):
             self.build()
+        self._new_metrics()
+
+    def setup(self, stage: str) -> None:
+        """Measure as these data say, where the network was built without them, as that of a loaded checkpoint.
+
+        Raises:
+            ConfigError: the best epoch shall be chosen by a value that these data cannot give.
+        """
+        if self.network is not None:
+            self._new_metrics()
+        data = getattr(self._trainer, "datamodule", None)
+        select_by = self.hparams["select_by"]
+        if stage == "fit" and not getattr(data, "has_bias", True) and select_by not in ("accuracy", "worst_class"):
+            raise ConfigError(
+                f"model.select_by={select_by} needs bias labels and {type(data).__name__} has none: "
+                "set it to worst_class."
+            )
+
+    def _new_metrics(self) -> None:
+        data = getattr(self._trainer, "datamodule", None)
         biases = len(getattr(data, "bias_names", ())) or None
         aligned = getattr(data, "aligned_bias", None)
-        self.val_metrics = GroupMetrics(classes, biases, "val", aligned)
-        self.test_metrics = GroupMetrics(classes, biases, "test", aligned)
+        self.val_metrics = GroupMetrics(self.num_classes, biases, "val", aligned)
+        self.test_metrics = GroupMetrics(self.num_classes, biases, "test", aligned)
 
     def build(self) -> None:
         """Build ``network``, and in a subclass whatever else is trained; the number of classes is known here.
@@ -112,7 +133,11 @@ class Classifier(L.LightningModule):
 
     def new_network(self) -> nn.Module:
         """A new network of the kind that the settings ask for, from images [B, 3, H, W] to scores [B, C]."""
-        return self._new_backbone(self.num_classes).to(memory_format=torch.channels_last)
+        network = self._new_backbone(self.num_classes).to(memory_format=torch.channels_last)
+        if self.hparams["head_only"]:
+            network.requires_grad_(False)
+            find_head(network, self.num_classes)[1].requires_grad_(True)
+        return network
 
     def _new_backbone(self, num_classes: int) -> nn.Module:
         names = ("backbone", "weights", "small_images", "backbone_args")
@@ -129,17 +154,25 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over all trainable parameters, with the scheduler if there is one."""
-        trainable = [p for p in self.parameters() if p.requires_grad]
         try:
-            optimizer = self._make_optimizer(trainable, lr=self.hparams["lr"])
+            optimizer = self._make_optimizer(self.parameter_groups(), lr=self.hparams["lr"])
             scheduler = self._make_scheduler(optimizer) if self._make_scheduler else None
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model.lr, model.optimizer or model.scheduler does not fit: {error}") from error
         if scheduler is None:
             return optimizer
-        monitor = getattr(scheduler, "monitor", self.MONITOR)
+        monitor = getattr(scheduler, "monitor", self.monitor)
         stepping = {"scheduler": scheduler, "interval": self.hparams["scheduler_interval"], "monitor": monitor}
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": stepping})
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer gets: groups of trainable parameters, with settings that differ from its own."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    @property
+    def monitor(self) -> str:
+        """Name of the logged value by whose maximum the best epoch is chosen; never one of the test set."""
+        return f"val/{self.hparams['select_by']}"
 
     @property
     def num_classes(self) -> int:

@@ -37,12 +37,14 @@ class RelativeDifficulty(nn.Module):
         self.class_max = class_max
         self.epsilon = epsilon
         self.lengths: list[int] = []
-        self.resize(0)
+        self.register_buffer("average", torch.zeros(2, 0))
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
+        self.register_buffer("place", torch.zeros(0, dtype=torch.int64), persistent=False)
 
     def resize(self, count: int) -> None:
         """Forget everything and make room for count images."""
-        self.register_buffer("average", torch.zeros(2, count))
-        self.register_buffer("seen", torch.zeros(count, dtype=torch.bool))
+        self.average = torch.zeros(2, count, device=self.average.device)
+        self.seen = self.seen.new_zeros(count)
 
     def arrange(self, labels: Tensor, num_classes: int) -> None:
         """Get ready for a training set; averages out of a checkpoint are kept.
@@ -54,7 +56,6 @@ class RelativeDifficulty(nn.Module):
         Raises:
             ConfigError: the averages of the checkpoint are those of a set of another size.
         """
-        device = self.average.device
         if not self.average.shape[1]:
             self.resize(len(labels))
         elif self.average.shape[1] != len(labels):
@@ -62,11 +63,11 @@ class RelativeDifficulty(nn.Module):
                 f"the checkpoint has the losses of {self.average.shape[1]} training images, but there are "
                 f"{len(labels)}: go on with the data it was trained on."
             )
+        self.average = self.average.float()  # trainer.precision bf16-true has changed it
         order = labels.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(labels)))
-        self.register_buffer("place", place, persistent=False)
+        self.place = place.to(self.average.device)
         self.lengths = torch.bincount(labels, minlength=num_classes).tolist()
-        self.to(device)
 
     @torch.no_grad()
     def forward(self, rows: Tensor, labels: Tensor, biased: Tensor, debiased: Tensor) -> Tensor:
@@ -84,10 +85,11 @@ class RelativeDifficulty(nn.Module):
         self._update(gathered(rows), gathered(torch.stack((biased, debiased), dim=1).float()).T)
         own = self.average[:, self.place[rows]]
         if self.class_max:
-            parts = self.average.split(self.lengths, dim=1)
+            parts = torch.split(self.average, self.lengths, dim=1)
             greatest = torch.stack([p.amax(1) if p.shape[1] else p.new_ones(2) for p in parts], dim=1)
             greatest[0] += self.epsilon
-            own = own / greatest[:, labels]
+            # Of a class that has long been learnt perfectly all averages are 0 in the end, and 0 / 0 is no weight.
+            own = own / greatest.clamp_min(torch.finfo(torch.float32).tiny)[:, labels]
         return own[0] / (own.sum(dim=0) + 1e-8)
 
     def _update(self, rows: Tensor, losses: Tensor) -> None:

@@ -50,11 +50,17 @@ def assembled(index: Tensor, values: Tensor, count: int) -> Tensor:
 
     Returns:
         The values of all samples [N, ...], the same in every process.
+
+    Raises:
+        RuntimeError: the processes do not have every sample exactly once.
     """
     parts: list[tuple[Tensor, Tensor]] = [(index, values)]
     if is_distributed():
         parts = [(index, values)] * dist.get_world_size()
         dist.all_gather_object(parts, (index, values))
+    everything = torch.cat([part[0] for part in parts])
+    if not torch.equal(everything.sort().values, torch.arange(count)):
+        raise RuntimeError(f"{len(everything)} values for {count} samples: the shares of the processes are wrong")
     whole = values.new_empty((count, *values.shape[1:]))
-    whole[torch.cat([part[0] for part in parts])] = torch.cat([part[1] for part in parts])
+    whole[everything] = torch.cat([part[1] for part in parts])
     return whole

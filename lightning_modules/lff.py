@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from .bias_ensemble import amplified_set, inside
 from .classifier import Batch, Classifier
 from .difficulty import RelativeDifficulty
+from .errors import ConfigError
 from .losses import check_q, cross_entropy, generalized_cross_entropy
 
 
@@ -53,7 +54,7 @@ class LfF(Classifier):
         self.amplified: Tensor | None = None
         self._real = 0
         # All processes hold the same averages already.
-        self._ddp_params_and_buffers_to_ignore = ["difficulty.average", "difficulty.seen"]
+        self._ddp_params_and_buffers_to_ignore = ["difficulty.average", "difficulty.seen", "difficulty.place"]
 
     def build(self) -> None:
         """Build both networks."""
@@ -96,6 +97,16 @@ class LfF(Classifier):
         return logits
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the running averages."""
+        """Make room for the running averages.
+
+        Raises:
+            ConfigError: see :class:`Classifier`, or the checkpoint has no running averages.
+        """
         super().on_load_checkpoint(checkpoint)
-        self.difficulty.resize(checkpoint["state_dict"]["difficulty.average"].shape[1])
+        average = checkpoint["state_dict"].get("difficulty.average")
+        if average is None:
+            raise ConfigError(
+                f"the checkpoint holds no losses of training images, so {type(self).__name__} did not write it: "
+                "give another."
+            )
+        self.difficulty.resize(average.shape[1])

@@ -6,6 +6,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .errors import ConfigError
+
 
 class MLP(nn.Module):
     """A multi-layer perceptron for coloured digits.
@@ -127,3 +129,110 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.act(self.body(x) + self.skip(x))
         return y
+
+
+class SimpleConv(nn.Module):
+    """Stacked convolutions of one size, for the digits of ReBias (Bahng et al., arXiv 1910.02806).
+
+    Each is followed by batch norm and ReLU and keeps the side; global average pooling and a linear layer end it. Theirs
+    have kernels of 7 pixels for the network to be debiased, and of 1 pixel, which sees colours but no shapes, for the
+    biased one.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: Sequence[int] = (16, 32, 64, 128), kernel_size: int = 7, stride: int = 1
+    ) -> None:
+        """Build it with random weights.
+
+        Args:
+            num_classes: number of classes C.
+            channels: widths of the convolutions; the last is the width of the features.
+            kernel_size: side of their kernels in pixels, odd.
+            stride: that of the first, 1 in theirs; with kernels of 1 pixel a larger one looks at fewer pixels.
+        """
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width_in, width_out in zip([3, *channels[:-1]], channels, strict=True):
+            first = stride if not layers else 1
+            conv = nn.Conv2d(width_in, width_out, kernel_size, first, padding=kernel_size // 2)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            layers += [conv, nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(channels[-1], num_classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores [B, C] of images [B, 3, H, W]."""
+        scores: Tensor = self.head(self.pool(self.layers(image)).flatten(1))
+        return scores
+
+
+class BagNet18(nn.Module):
+    """ResNet-18 with mostly 1x1 kernels, so that its features see small patches, as the biased network of ReBias.
+
+    The rule is that of BagNets (Brendel and Bethge, arXiv 1904.00760), applied to the blocks of ResNet-18: a stem of a
+    1x1 and a 3x3 convolution without pooling; four groups of two blocks with 64, 128, 256 and 512 channels and strides
+    2, 2, 2 and 1; no padding anywhere. The first convolution of a group's first ``kernel3`` blocks is 3x3, every other
+    1x1. The receptive field is 5 pixels with the ``kernel3`` of ReBias's code (arXiv 1910.02806), and 9, 17 and 33
+    pixels with (1, 1, 0, 0), (1, 1, 1, 0) and (1, 1, 1, 1), those of BagNet-9, BagNet-17 and BagNet-33.
+    """
+
+    def __init__(self, num_classes: int, kernel3: Sequence[int] = (1, 0, 0, 0)) -> None:
+        """Build it with random weights.
+
+        Args:
+            num_classes: number of classes C.
+            kernel3: for each group, how many of its two blocks begin with a 3x3 convolution.
+
+        Raises:
+            ConfigError: there are not as many numbers as groups.
+        """
+        super().__init__()
+        widths, strides = (64, 64, 128, 256, 512), (2, 2, 2, 1)
+        if len(kernel3) != len(strides):
+            raise ConfigError(
+                f"model.backbone_args.kernel3 must be 4 numbers, but is {list(kernel3)}: set 1, 0, 0, 0, say."
+            )
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 64, 1, bias=False),
+            nn.Conv2d(64, 64, 3, bias=False),
+            nn.BatchNorm2d(64, momentum=0.001),
+            nn.ReLU(inplace=True),
+        )
+        blocks = []
+        for width_in, width, stride, wide in zip(widths[:-1], widths[1:], strides, kernel3, strict=True):
+            blocks.append(_BagBlock(width_in, width, stride, 3 if wide > 0 else 1))
+            blocks.append(_BagBlock(width, width, 1, 3 if wide > 1 else 1))
+        self.blocks = nn.Sequential(*blocks)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(512, num_classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores [B, C] of images [B, 3, H, W]."""
+        scores: Tensor = self.head(self.pool(self.blocks(self.stem(image))).flatten(1))
+        return scores
+
+
+class _BagBlock(nn.Module):
+    """A convolution without padding and a 1x1 one; where the former shrinks the image, so does the shortcut."""
+
+    def __init__(self, width_in: int, width_out: int, stride: int, kernel_size: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width_in, width_out, kernel_size, stride=stride, bias=False),
+            nn.BatchNorm2d(width_out),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width_out, width_out, 1, bias=False),
+            nn.BatchNorm2d(width_out),
+        )
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or width_in != width_out:
+            conv = nn.Conv2d(width_in, width_out, 1, stride=stride, bias=False)
+            self.skip = nn.Sequential(conv, nn.BatchNorm2d(width_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return F.relu(y + self.skip(x)[:, :, : y.shape[2], : y.shape[3]])

@@ -31,4 +31,4 @@ def training_logits(module: Classifier, helper: Classifier) -> Tensor:
             logits.append(helper(image).float())
             index.append(batch["index"])
     helper.to("cpu")
-    return assembled(torch.cat(index), torch.cat(logits).cpu().clone(), len(data.train_labels()))
+    return assembled(torch.cat(index), torch.cat(logits).cpu(), len(data.train_labels()))

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -17,9 +17,40 @@ import yaml
 from torch.multiprocessing import set_forkserver_preload
 
 from tests.ddp import _PRELOADED
+from tests.generators import write_bar_official
+from tests.layouts.celeba import write_celeba
+from tests.layouts.cifar10 import write_cifar10
+from tests.layouts.dogs_and_cats import write_folders
+from tests.layouts.folder import write_folder
+from tests.layouts.imagenet9 import write_imagenet9
+from tests.layouts.mnist import write_mnist
+from tests.layouts.release import write_release
+from tests.layouts.spuco_animals import write_spuco_animals
+from tests.layouts.table import write_table
+from tests.layouts.urbancars import write_urbancars
+from tests.layouts.utkface import write_utkface
+from tests.layouts.waterbirds import write_waterbirds
 
 ROOT = Path(__file__).parents[1]
 TWO = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+
+
+# What writes each data set in small, below a folder.
+LAYOUTS: dict[str, Callable[[Path], Path]] = {
+    "BAR": lambda root: write_bar_official(root, train=4, test=2),
+    "BFFHQ": lambda root: write_release(root, classes=2),
+    "CMNIST": lambda root: write_mnist(root, per_group=24, test=10),
+    "CelebA": write_celeba,
+    "CorruptedCIFAR10": lambda root: write_cifar10(root, per_group=24, test=10),
+    "DogsAndCats": write_folders,
+    "Folder": write_folder,
+    "ImageNet9": lambda root: write_imagenet9(root, per_group=1),
+    "SpuCoAnimals": write_spuco_animals,
+    "Table": write_table,
+    "UTKFace": write_utkface,
+    "UrbanCars": write_urbancars,
+    "Waterbirds": write_waterbirds,
+}
 
 
 @dataclass(frozen=True)
@@ -29,27 +60,41 @@ class Small:
     Attributes:
         captioner: Folder of a captioning model.
         generator: Folder of a diffusion pipeline.
-        bar: Folder of a BAR data set.
+        data: Folder of small data sets, which are written when they are asked for.
     """
 
     captioner: Path
     generator: Path
-    bar: Path
+    data: Path
+
+    def root(self, name: str) -> Path:
+        """Return the folder or file of a data set, by the name of its class."""
+        folder = self.data / name
+        if not folder.exists():
+            written = LAYOUTS[name](folder)
+            (self.data / f"{name}.txt").write_text(str(written))
+        return Path((self.data / f"{name}.txt").read_text())
 
     def __call__(self, config: Path) -> list[str]:
         """Return arguments to come after ``--config``."""
         settings: dict[str, Any] = yaml.safe_load(config.read_text())
-        modules = [key for key in ("biased", "model") if key in settings]
         words = ["trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "trainer.max_epochs=1"]
-        words += [
-            f"stages.{name}.max_epochs=1" for name, s in (settings.get("stages") or {}).items() if "max_epochs" in s
-        ]
-        if settings["data"]["class_path"] == "datamodules.Miniature":
+        words += ["trainer.check_val_every_n_epoch=1"]
+        for name, stage in (settings.get("stages") or {}).items():
+            words += [f"stages.{name}.max_epochs=1"] * ("max_epochs" in stage)
+            words += [f"stages.{name}.repeat=3"] * ("repeat" in stage)
+        for key in ("biased", "model"):
+            own = settings.get(key, {}).get("init_args", {})
+            words += [f"{key}.weights=null"] * ("weights" in own)
+            words += [f"{key}.backbone=resnet18"] * (own.get("backbone") == "resnet50")
+        name = settings["data"]["class_path"].removeprefix("datamodules.")
+        if name == "Miniature":
             words += ["data.train_size=160", "data.test_size=101", "data.val_size=32", "data.batch_size=32"]
             words += ["data.conflict_ratio=0.1", "trainer.precision=32-true"]
         else:
-            words += [f"data.root={self.bar}", "data.image_size=32", "data.batch_size=8", "data.num_workers=0"]
-            words += [f"{key}.weights=null" for key in modules]
+            words += [f"data.{'file' if name == 'Table' else 'root'}={self.root(name)}", "data.batch_size=8"]
+            words += ["data.num_workers=0", f"data.image_size={28 if name == 'CMNIST' else 32}"]
+            words += ["data.percent=5pct"] * ("percent" in settings["data"]["init_args"])
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
             if settings["synthesize"].get("generator", {}) is not None:

@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 
 from tests import chain, tiny_models
-from tests.generators import write_bar_official
 
 torch.set_num_threads(1)
 
@@ -46,13 +45,8 @@ def captioning_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def bar(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bar_official(tmp_path_factory.mktemp("data") / "BAR", train=4, test=2)
-
-
-@pytest.fixture(scope="session")
-def small(captioning_model: Path, stable_diffusion: Path, bar: Path) -> chain.Small:
-    return chain.Small(captioning_model, stable_diffusion, bar)
+def small(captioning_model: Path, stable_diffusion: Path, tmp_path_factory: pytest.TempPathFactory) -> chain.Small:
+    return chain.Small(captioning_model, stable_diffusion, tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ def make_small(line: str, small: Small, root: Path) -> list[str]:
     """Point a command to small data and models and to ``root`` for its output."""
     words = line.split()[2:]
     config = ROOT / words[words.index("--config") + 1]
-    places = {"path/to/BAR": small.bar, "path/to/blip": small.captioner, "path/to/sdxl": small.generator}
+    places = {"path/to/BAR": small.root("BAR"), "path/to/blip": small.captioner, "path/to/sdxl": small.generator}
     words = [str(places.get(word, word)) for word in words]
     words = [str(root / OUTPUT.sub(r"\1", word)) if OUTPUT.fullmatch(word) else word for word in words]
     if "--run_dir" not in words:

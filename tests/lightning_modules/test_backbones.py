@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from lightning_modules import ConfigError, backbone_names, build_backbone
-from lightning_modules.backbones import find_head
+from lightning_modules.backbones import OWN, find_head
 
 SMALL = ["smallresnet", "resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "regnet_y_400mf"]
 
@@ -118,3 +118,21 @@ def test_networks_for_checkpoints_have_the_shape_of_their_weights() -> None:
 def test_a_network_without_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="no layer with 3 outputs"):
         find_head(nn.Sequential(nn.Linear(4, 2)), 3)
+
+
+def test_a_hidden_layer_as_wide_as_there_are_classes_is_not_taken_for_the_head() -> None:
+    assert find_head(build_backbone("mlp", 10, hidden=[10, 10]), 10)[0] == "head"
+
+
+def test_arguments_for_networks_of_torchvision_are_refused() -> None:
+    with pytest.raises(ConfigError, match="backbone_args depth, hidden mean nothing to 'resnet18': leave them out"):
+        build_backbone("resnet18", 2, hidden=[3], depth=3)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_weights_for_our_own_networks_are_refused(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"weights 'DEFAULT' do not exist for backbone '{name}': set weights to null"
+    ):
+        build_backbone(name, 2, weights="DEFAULT")
+    build_backbone(name, 2, weights="checkpoint:DEFAULT")

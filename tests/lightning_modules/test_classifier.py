@@ -1,17 +1,17 @@
-import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812
 import pytest
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
 from torch import Tensor
 
-from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule, TrainingError
+from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule, GroupTable, TrainingError
+from tests.datamodules.toy import Pictures
 from tests.ddp import run_ddp
+from tests.fitting import as_launched, make_trainer
 from tests.lightning_modules.toy import SIZE, ToyData
 
 KEYS = {"accuracy", "worst_class", "aligned", "conflict", "worst_group", "balanced"}
@@ -22,19 +22,6 @@ pytestmark = [
 ]
 
 
-def make_trainer(folder: Path, epochs: int = 1, **options: Any) -> L.Trainer:
-    plain: dict[str, Any] = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": folder,
-        "max_epochs": epochs,
-    }
-    return L.Trainer(**{**plain, **options})
-
-
 def fitted(folder: Path, model: Classifier, epochs: int = 1, **options: Any) -> L.Trainer:
     L.seed_everything(0, verbose=False)
     trainer = make_trainer(folder, epochs, **options)
@@ -43,7 +30,7 @@ def fitted(folder: Path, model: Classifier, epochs: int = 1, **options: Any) -> 
 
 
 def test_fit_and_test_in_bf16_learn_and_log(tmp_path: Path) -> None:
-    best = ModelCheckpoint(tmp_path, monitor=Classifier.MONITOR, mode=Classifier.MODE)
+    best = ModelCheckpoint(tmp_path, monitor="val/accuracy", mode="max")
     model = Classifier(backbone="smallresnet", lr=3e-3)
     trainer = fitted(tmp_path, model, epochs=4, precision="bf16-mixed", callbacks=[best])
     logged = trainer.logged_metrics
@@ -120,7 +107,9 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path: Path) -> None:
         "backbone": "smallresnet",
         "weights": None,
         "small_images": False,
+        "backbone_args": None,
         "lr": 1e-3,
+        "scheduler_interval": "epoch",
         "q": 0.6,
         "weighted_gce": False,
     }
@@ -148,6 +137,17 @@ def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path).test(
             Classifier(backbone="resnet18"), datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt"
         )
+
+
+def test_checkpoint_with_other_arguments_of_the_backbone_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, limit_train_batches=1)
+    trainer.fit(Classifier(**MLP), datamodule=Pictures())
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    other = Classifier(**{**MLP, "backbone_args": {"hidden": [9], "image_size": 16}})
+    with pytest.raises(ConfigError, match=r"model\.backbone_args \{'hidden': \[8\].*this run \{'hidden': \[9\]"):
+        make_trainer(tmp_path).test(other, datamodule=Pictures(), ckpt_path=tmp_path / "a.ckpt")
+    again = Classifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert again(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
 
 
 def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,6 +207,90 @@ def test_schedulers(tmp_path: Path) -> None:
     fitted(tmp_path / "plateau", Classifier(backbone="smallresnet", scheduler=halve_on_plateau))
     trainer = fitted(tmp_path, Classifier(backbone="smallresnet", scheduler=cosine))
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 0.5e-3), (2, 0.0)])
+def test_scheduler_that_counts_steps(tmp_path: Path, steps: int, rate: float) -> None:
+    model = Classifier(backbone="smallresnet", scheduler=cosine, scheduler_interval="step")
+    trainer = fitted(tmp_path, model, limit_train_batches=steps)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
+
+
+MLP: dict[str, Any] = {
+    "num_classes": 3,
+    "backbone": "mlp",
+    "backbone_args": {"hidden": [8], "image_size": 16, "divide_by_255": False},
+}
+
+
+class OneClass(Classifier):
+    """A method that learns from class 0 alone."""
+
+    def training_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        logits, losses = super().training_losses(batch)
+        return logits, losses * (batch["label"] == 0)
+
+
+def standing_still(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.0)
+
+
+def test_a_method_brings_its_own_losses(tmp_path: Path) -> None:
+    model = OneClass(**{**MLP, "optimizer": standing_still})
+    trainer = make_trainer(tmp_path)
+    trainer.fit(model, datamodule=Pictures(augment="none"))
+    batches = list(Pictures(augment="none").mining_dataloader(0, 1))
+    logits = torch.cat([model(batch["image"]) for batch in batches]).detach()
+    label = torch.cat([batch["label"] for batch in batches])
+    losses = torch.nn.functional.cross_entropy(logits, label, reduction="none") * (label == 0)
+    assert trainer.logged_metrics["train/loss"].item() == pytest.approx(losses.mean().item())
+    right = (logits.argmax(dim=1) == label).float().mean().item()
+    assert trainer.logged_metrics["train/accuracy"].item() == pytest.approx(right)
+
+
+def test_the_test_set_is_watched_on_request_and_nothing_is_selected_by_it(tmp_path: Path) -> None:
+    best = ModelCheckpoint(tmp_path, monitor="val/accuracy", mode="max")
+    logged = []
+    for watch in (True, False):
+        L.seed_everything(0, verbose=False)
+        model, data = Classifier(**MLP), Pictures(watch_test=watch, with_val=True)
+        trainer = make_trainer(tmp_path, 2, callbacks=[best] if watch else [])
+        trainer.fit(model, datamodule=data)
+        logged.append(trainer.logged_metrics)
+        (values,) = trainer.test(model, datamodule=data, verbose=False)
+    watched, plain = logged
+    assert {key: value for key, value in watched.items() if not key.startswith("watched/")} == plain
+    own = {key.removeprefix("watched/"): float(value) for key, value in watched.items() if key.startswith("watched/")}
+    assert own == {key.removeprefix("test/"): value for key, value in values.items()}
+    assert {"accuracy", "conflict", "adjusted"} <= own.keys()
+    assert best.best_model_score is not None
+    assert best.best_model_score >= watched["val/accuracy"]
+
+
+class Shifted(Pictures):
+    """Pictures whose bias attributes do not have the numbers of the classes, with a value of their own."""
+
+    aligned_bias = (1, 2, 0)
+
+    def group_scores(self, table: GroupTable) -> dict[str, Tensor]:
+        return super().group_scores(table) | {"filled": (table.count > 0).float().mean()}
+
+
+def test_data_say_what_is_aligned_and_add_their_own_values(tmp_path: Path) -> None:
+    model = Classifier(**MLP)
+    model.configure_model()
+    state = model.state_dict()
+    state["network.head.weight"].zero_()
+    state["network.head.bias"].copy_(torch.tensor([1.0, 0.0, 0.0]))
+    trainer = make_trainer(tmp_path)
+    (values,) = trainer.test(model, datamodule=Shifted(), verbose=False)
+    # 4 of 12 pictures are of class 0; of the other classes one each has the attribute that goes with them here.
+    assert values["test/aligned"] == 0
+    assert values["test/conflict"] == pytest.approx(4 / 10)
+    assert values["test/filled"] == pytest.approx(5 / 9)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = Classifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
+    assert make_trainer(tmp_path).test(loaded, datamodule=Shifted(), verbose=False) == [values]
 
 
 def test_loss_that_is_no_number_stops_before_a_checkpoint(tmp_path: Path) -> None:
@@ -306,22 +390,26 @@ def nan_on_one_rank(rank: int, world_size: int, folder: Path) -> str:
     return ""
 
 
-def as_launched(rank: int, world_size: int, *args: Any) -> Any:
-    """Run under Lightning as torchrun would start it; the group that exists already is used."""
-    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(world_size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500", "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": str(world_size)}
-    fn, *rest = args
-    result = fn(rank, world_size, *rest)
-    assert dist.is_initialized()
-    return result
-
-
 def test_two_processes_test_as_one(tmp_path: Path) -> None:
     fitted(tmp_path, Classifier(backbone="smallresnet")).save_checkpoint(tmp_path / "a.ckpt")
     one = run_test(0, 1, tmp_path, tmp_path / "a.ckpt")
     two = run_ddp(as_launched, run_test, tmp_path, tmp_path / "a.ckpt")
     assert two == [one, one]
+
+
+def run_watched(rank: int, world_size: int, folder: Path) -> dict[str, float]:
+    L.seed_everything(0, verbose=False)
+    # 13 test pictures for two processes: one is evaluated twice and counted once.
+    trainer = make_trainer(folder, devices=world_size, strategy="ddp" if world_size > 1 else "auto")
+    data = Pictures(watch_test=True, test=(4, 4, 5))
+    (values, more) = trainer.validate(Classifier(**MLP), datamodule=data, verbose=False)
+    return {name: float(value) for name, value in {**values, **more}.items()}
+
+
+def test_two_processes_watch_as_one(tmp_path: Path) -> None:
+    one = run_watched(0, 1, tmp_path)
+    assert {"val/accuracy", "watched/accuracy", "watched/adjusted"} <= one.keys()
+    assert run_ddp(as_launched, run_watched, tmp_path) == [one, one]
 
 
 def test_both_processes_stop_for_the_nan_of_one(tmp_path: Path) -> None:

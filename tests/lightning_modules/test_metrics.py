@@ -161,3 +161,17 @@ def test_two_processes_count_as_one() -> None:
 def test_both_processes_get_the_same_values() -> None:
     first, second = run_ddp(sharded)
     assert first[0] == second[0]
+
+
+def test_aligned_is_what_the_data_say_goes_with_a_class() -> None:
+    logits = torch.eye(3)[[0, 0, 1, 2]]
+    label, bias = torch.tensor([0, 1, 1, 2]), torch.tensor([3, 3, 1, 0])
+    metric = GroupMetrics(CLASSES, num_biases=4, aligned_bias=(3, 1, 0))
+    metric.update(logits, label, bias, torch.arange(4))
+    values = as_floats(metric.compute())
+    # Only the second picture is wrong, and only it is in conflict.
+    assert (values["aligned"], values["conflict"], values["accuracy"]) == (1.0, 0.0, 0.75)
+    plain = GroupMetrics(CLASSES, num_biases=4)
+    plain.update(logits, label, bias, torch.arange(4))
+    assert plain.compute()["aligned"] == 1.0
+    assert plain.compute()["conflict"].item() == pytest.approx(2 / 3)
