@@ -1,11 +1,15 @@
 """diffubias: train image classifiers that do not take shortcuts, with synthetic images.
 
 usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [--KEY VALUE ...]
+       python train.py sweep --config configs/NAME.yaml ... --seeds 1 2 3 [--vary KEY VALUE ...] [--KEY VALUE ...]
+       python train.py table runs/* [--csv FILE]
 
   fit        run the whole chain of the configuration; the same command goes on where it was stopped
   validate   validation metrics of a trained model
   test       test metrics of a trained model
   predict    predictions of a trained model, written as CSV into the run folder
+  sweep      fit over configurations, settings and seeds, several at once; ends with the table
+  table      mean and standard deviation over seeds of what finished runs have reached
 
   python train.py fit --config configs/miniature.yaml          the embedded default, offline, minutes
   python train.py fit --config configs/bar.yaml --data.root DIR --synthesize.top_k 50
@@ -14,26 +18,31 @@ usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [-
 """
 
 import sys
+from importlib import import_module
+from typing import Any, NoReturn, cast
 
-if __name__ == "__main__" and sys.argv[1:] in ([], ["-h"], ["--help"]):  # answer before the heavy imports
-    print(__doc__)
-    sys.exit(0)
+
+def answer_at_once(words: list[str]) -> None:
+    """Do what needs none of the heavy imports below, and leave; return if they are needed."""
+    if words in ([], ["-h"], ["--help"]):
+        print(__doc__)
+        sys.exit(0)
+    if words[0] in ("sweep", "table"):
+        sys.exit(import_module(f"callbacks.{words[0]}").main(words[1:]))
+
+
+if __name__ == "__main__":
+    answer_at_once(sys.argv[1:])
 
 import errno
-import json
 import logging
-import os
 import re
 import shutil
 import signal
 import warnings
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
 
 import torch
-import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -45,41 +54,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
+from callbacks.chain import Fit, Stage, unroll
+from callbacks.results import evaluate, table, write_results
+from callbacks.run_folder import claim
+from callbacks.stage import load_trained
+from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier, ConfigError
 
 log = logging.getLogger("diffubias")
-
-# Settings that say how a run is carried out and not what it computes: they may change when a run goes on.
-EXECUTION_KEYS = (
-    "config", "run_dir", "ckpt_path", "weights_only",
-    "trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes", "trainer.logger",
-    "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler",
-    "trainer.fast_dev_run", "data.init_args.num_workers",
-    "synthesize.captioner.init_args.download", "synthesize.generator.init_args.download",
-    "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size", "synthesize.strip",
-)  # fmt: skip
-
-
-@dataclass
-class Stage:
-    """One fit in the chain.
-
-    Attributes:
-        module: The configuration key of the module to fit: ``biased`` or ``model``.
-        data: The training images: real, synthetic, or both.
-        synthesize: When images are synthesised: not at all, before this fit, or after it.
-        init_from: Name of an earlier stage whose weights this one starts from; None starts fresh.
-        max_epochs: Epochs of this stage; None takes ``trainer.max_epochs``.
-        trainer: Further Trainer arguments of this stage alone.
-    """
-
-    module: str = "model"
-    data: Literal["real", "synthetic", "both"] = "real"
-    synthesize: Literal["no", "start", "end"] = "no"
-    init_from: str | None = None
-    max_epochs: int | None = None
-    trainer: dict[str, Any] = field(default_factory=dict)
 
 
 class OneLineParser(LightningArgumentParser):
@@ -115,70 +98,95 @@ class DebiasCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build what this subcommand needs and nothing else; ``fit`` builds modules and Trainers stage by stage."""
         self.cfg: Namespace = self.config[self.subcommand]
-        self.run_dir = self._run_dir()
+        self.run_dir = Path(self.cfg.run_dir or Path("runs") / self._name())
         self.config_init = self.config
         self.datamodule = self._build("data")
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
         if self.subcommand == "fit":
             self.trainer, self.model = cast(Trainer, self.trainer_class), None
             return
-        self.model = self._build("model")
+        last = self._chain()[-1]
+        self.model = self._build(last.stage.module)
         if self.cfg.ckpt_path is None:
-            self.cfg.ckpt_path = self._trained_model()
+            if not (last.directory / "fit_done").exists():
+                raise ConfigError(
+                    f"ckpt_path: no trained model in {last.directory}; run fit to its end, or give --ckpt_path or"
+                    " --run_dir"
+                )
+            self.model.stage_name = last.name
+            self.cfg.ckpt_path = last.last
         self.trainer = self._trainer(str(self.subcommand), self.run_dir / str(self.subcommand), [PredictionWriter()])
 
     def fit(self, ckpt_path: str | Path | None = None, **_: Any) -> None:
         """Run the chain, or what is left of it, and print the table of test results."""
         if ckpt_path is not None:
             raise ConfigError("ckpt_path: fit resumes from run_dir by itself; leave --ckpt_path out")
-        stages: dict[str, Stage] = self.cfg.stages or {"model": Stage()}
-        if self.cfg.trainer.fast_dev_run:
+        rehearsal = bool(self.cfg.trainer.fast_dev_run)
+        if rehearsal:
             self._rehearse()
-        folders = (self.run_dir / "stages" / f"{position:02d}-{name}" for position, name in enumerate(stages, start=1))
-        directories = dict(zip(stages, folders, strict=True))
-        self._check(stages, directories)
-        if not self.cfg.trainer.fast_dev_run:
-            self._claim_run_dir(stages, directories)
-        for position, (name, stage) in enumerate(stages.items(), start=1):
-            if not (directories[name] / "done").exists():
-                self._fit_stage(name, stage, position, directories)
-        if not self.cfg.trainer.fast_dev_run:
-            self._report(directories)
+        fits = self._chain()
+        self._check(fits)
+        if not rehearsal and _rank() == 0:
+            text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
+            claim(self.run_dir, text, fits)
+        for fit in fits:
+            if not fit.is_done:
+                self._fit_stage(fit, fits)
+        if not rehearsal and _rank() == 0:
+            rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything))
+            print(f"\n{table(rows)}\nrun folder: {self.run_dir}")
 
-    def _fit_stage(self, name: str, stage: Stage, position: int, directories: dict[str, Path]) -> None:
+    def _chain(self) -> list[Fit]:
+        return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
+
+    def _name(self) -> str:
+        """Name of the configuration: that of its first file."""
+        return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
+
+    def _fit_stage(self, fit: Fit, fits: list[Fit]) -> None:
         """Fit and test one stage; everything a later attempt needs is in its folder."""
-        directory = directories[name]
-        seed = int(self.cfg.seed_everything) + position
+        stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
+        helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
+        seed = int(self.cfg.seed_everything) + fit.position
         seed_everything(seed, workers=True, verbose=False)
         module = self._build(stage.module)
-        module.stage_name = name
-        datamodule = self.datamodule
-        datamodule.source = stage.data
-        init = directories[stage.init_from] / "checkpoints" / "last.ckpt" if stage.init_from else None
-        if self.cfg.trainer.fast_dev_run:  # leaves no checkpoint
-            init = None
-        callbacks: list[Callback] = [StageCallback(directory, seed, init)]
+        module.stage_name = fit.name
+        module.helpers = helpers
+        self.datamodule.source = stage.data
+        # the fits of a repeated stage see the images in orders of their own
+        self.datamodule.order_seed = seed if stage.repeat > 1 else int(self.cfg.seed_everything)
+        init = next((own.last for own in fits if own.written == stage.init_from), None)
+        # a rehearsal leaves no checkpoint, and finds none
+        callbacks: list[Callback] = [StageCallback(fit.directory, seed, None if rehearsal else init)]
         if stage.synthesize != "no":
             callbacks.append(self._synthesize(stage))
-        if not self.cfg.trainer.fast_dev_run:
-            folder = directory / "checkpoints"
+        if not rehearsal:
+            folder = fit.last.parent
             callbacks += [
+                CurveWriter(fit.directory),
+                # the best one first, so that the last one knows of it when a fit goes on from there
+                ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False),
                 ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
-                ModelCheckpoint(folder, "best", monitor=module.MONITOR, mode=module.MODE, enable_version_counter=False),
             ]
-        trainer = self._trainer(name, directory, callbacks, stage)
-        log.info("stage %s: %s on %s images", name, type(module).__name__, stage.data)
-        last = directory / "checkpoints" / "last.ckpt"
-        trainer.fit(module, datamodule=datamodule, ckpt_path=last if last.exists() else None, weights_only=True)
-        (metrics,) = trainer.test(module, datamodule=datamodule, verbose=False)
-        if trainer.is_global_zero and not self.cfg.trainer.fast_dev_run:
-            values = {name.removeprefix("test/"): value for name, value in metrics.items()}
-            _write(directory / "test.json", json.dumps(values, indent=1))
-            _write(directory / "done", "")
+        trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
+        log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
+        ckpt_path = fit.last if fit.last.exists() else None
+        trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        evaluate(trainer, module, self.datamodule, fit)
         for logger in trainer.loggers:
             logger.finalize("success")
             if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
                 logger.experiment.finish()
+
+    def _helper(self, fit: Fit) -> LightningModule:
+        """Make the module that an earlier stage has trained."""
+        module = self._build(fit.stage.module)
+        module.stage_name = fit.name
+        if not self.cfg.trainer.fast_dev_run:
+            return load_trained(module, fit.last)
+        module.hparams["num_classes"] = self.datamodule.num_classes
+        module.configure_model()
+        return cast(LightningModule, module.eval())
 
     def _build(self, key: str) -> Any:
         """Instantiate one part of the configuration, anew at every call."""
@@ -252,11 +260,11 @@ class DebiasCLI(LightningCLI):
             loggers.append(instantiate_class((), {"class_path": spec.class_path, "init_args": arguments}))
         return loggers
 
-    def _check(self, stages: dict[str, Stage], directories: dict[str, Path]) -> None:
+    def _check(self, fits: list[Fit]) -> None:
         """Refuse what can only fail after hours."""
-        earlier: set[str] = set()
-        if not all((directory / "done").exists() for directory in directories.values()):
+        if not all(fit.is_done for fit in fits):
             self.datamodule.setup("fit")  # the data first: nothing is fetched for a folder that is not there
+        stages = {fit.written: fit.stage for fit in fits}
         for name, stage in stages.items():
             if self.cfg.trainer.max_time or stage.trainer.get("max_time"):
                 raise ConfigError(
@@ -267,73 +275,30 @@ class DebiasCLI(LightningCLI):
                 raise ConfigError(
                     f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model"
                 )
-            if stage.init_from and stage.init_from not in earlier:
-                raise ConfigError(
-                    f"stages.{name}.init_from: {stage.init_from} is no earlier stage; earlier: {[*earlier]}"
-                )
-            earlier.add(name)
             for key in stage.trainer:
                 if key not in self.cfg.trainer:
                     raise ConfigError(
                         f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h"
                     )
-            if (directories[name] / "done").exists():
+            if all(fit.is_done for fit in fits if fit.written == name):
                 continue
             module = self._build(stage.module)
             if isinstance(module, Classifier):
                 module.check()
-                self._check_start(name, module, stages)
+                if stage.init_from is not None:
+                    self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
             if stage.synthesize != "no":
                 self._synthesize(stage).check()
 
-    def _check_start(self, name: str, module: Classifier, stages: dict[str, Stage]) -> None:
+    def _check_start(self, name: str, module: Classifier, before: str, source_name: str) -> None:
         """Refuse to start from the weights of another network."""
-        before = stages[name].init_from
-        if before is None:
-            return
-        source = self._build(stages[before].module)
-        for key in ("backbone", "small_images"):
-            if source.hparams.get(key) != module.hparams[key]:
+        source = self._build(before)
+        for key in ("backbone", "small_images", "backbone_args"):
+            if source.hparams.get(key) != module.hparams.get(key):
                 raise ConfigError(
-                    f"stages.{name}.init_from: {before} has {key} {source.hparams.get(key)}, this stage"
-                    f" {module.hparams[key]}; give both the same"
+                    f"stages.{name}.init_from: {source_name} has {key} {source.hparams.get(key)}, this stage"
+                    f" {module.hparams.get(key)}; give both the same"
                 )
-
-    def _run_dir(self) -> Path:
-        if self.cfg.run_dir is not None:
-            return Path(self.cfg.run_dir)
-        name = Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
-        return Path("runs") / name
-
-    @rank_zero_only
-    def _claim_run_dir(self, stages: dict[str, Stage], directories: dict[str, Path]) -> None:
-        """Write the configuration into a new run folder; refuse a folder that holds another one.
-
-        What only concerns stages that have no checkpoint yet may still change: a wrong learning rate of the last
-        stage does not cost the stages before it.
-        """
-        text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
-        path = self.run_dir / "config.yaml"
-        started = any(self.run_dir.glob("stages/*/checkpoints/*")) or (self.run_dir / "synthetic").exists()
-        if not path.exists() or not started:  # a first attempt may fail at once, of a setting that is then put right
-            _write(path, text)
-            return
-        old, new = (_flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
-        idle = {name for name, folder in directories.items() if not any(folder.glob("checkpoints/*"))}
-        fixed = {stage.module for name, stage in stages.items() if name not in idle}
-        free = (
-            *(f"stages.{name}." for name in idle),
-            *(f"{stages[name].module}." for name in idle if stages[name].module not in fixed),
-        )
-        differing = [k for k in sorted(old | new) if old.get(k) != new.get(k) and not k.startswith(free)]
-        changes = [f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing]
-        if not changes and old != new:
-            _write(path, text)
-        if changes:
-            raise ConfigError(
-                f"run_dir: {self.run_dir} holds a run with other settings ({'; '.join(changes)});"
-                " give another --run_dir, or the old settings to go on"
-            )
 
     def _rehearse(self) -> None:
         """Send a fast_dev_run to a folder of its own, so that it leaves no marker in the run."""
@@ -341,66 +306,6 @@ class DebiasCLI(LightningCLI):
         if _rank() == 0:
             shutil.rmtree(self.run_dir, ignore_errors=True)
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
-
-    def _trained_model(self) -> Path:
-        """Find the weights of the last stage, once it is trained."""
-        stages = list(self.cfg.stages or {"model": None})
-        folder = self.run_dir / "stages" / f"{len(stages):02d}-{stages[-1]}"
-        if not (folder / "fit_done").exists():
-            raise ConfigError(
-                f"ckpt_path: no trained model in {folder}; run fit to its end, or give --ckpt_path or --run_dir"
-            )
-        self.model.stage_name = stages[-1]
-        return folder / "checkpoints" / "last.ckpt"
-
-    @rank_zero_only
-    def _report(self, directories: dict[str, Path]) -> None:
-        """Save and print what every stage's model reaches on the same test set."""
-        rows = {name: json.loads((directory / "test.json").read_text()) for name, directory in directories.items()}
-        packages = {name: version(name) for name in ("lightning", "torch", "torchvision", "diffusers", "transformers")}
-        result = {"seed": self.cfg.seed_everything, "weights": "last epoch", "test": rows, "packages": packages}
-        _write(self.run_dir / "results.json", json.dumps(result, indent=1))
-        print(f"\n{table(rows)}\nrun folder: {self.run_dir}")
-
-
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Lay out test results in per cent.
-
-    Args:
-        rows: Stage name to metrics in 0..1.
-
-    Returns:
-        One line a stage; a dash where a set has no labels for a metric.
-    """
-    columns = [c for c in ("accuracy", "aligned", "conflict", "worst_group") if any(c in r for r in rows.values())]
-    lines = [f"{'test set, %':<16}" + "".join(f"{c.replace('_', ' '):>14}" for c in columns)]
-    for name, row in rows.items():
-        lines.append(f"{name:<16}" + "".join(f"{100 * row[c]:>14.1f}" if c in row else f"{'-':>14}" for c in columns))
-    if "conflict" not in columns:
-        lines.append("no bias labels in this test set: aligned, conflict and worst group cannot be told")
-    return "\n".join(lines)
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Turn nested settings into dotted keys, without the EXECUTION_KEYS."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if name in EXECUTION_KEYS:
-            continue
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -412,6 +317,7 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: With status 2 after a mistake that the user can mend, told in one line; 143 after SIGTERM.
     """
+    answer_at_once(sys.argv[1:] if args is None else args)
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
@@ -423,6 +329,7 @@ def main(args: list[str] | None = None) -> None:
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
+    torch.set_flush_denormal(True)  # on a CPU, moments of weights that are rarely used would slow Adam down
     try:
         DebiasCLI(
             LightningModule,

@@ -18,7 +18,8 @@ class StageCallback(Callback):
     Args:
         directory: The stage's folder; the marker ``fit_done`` is written there when training is over.
         seed: Seed of the stage; epoch e of rank r draws from a stream that depends on (seed, e, r) alone.
-        init: Checkpoint whose weights a fresh fit starts from; None keeps the module's own initialisation.
+        init: Checkpoint whose classifier (the weights of ``network``) a fresh fit starts from; None keeps the module's
+            own initialisation.
     """
 
     def __init__(self, directory: Path, seed: int, init: Path | None = None) -> None:
@@ -31,13 +32,7 @@ class StageCallback(Callback):
         if self.marker.exists():  # early stopping is over too, which the checkpoint alone does not tell
             trainer.should_stop = True
         elif self.init is not None and trainer.current_epoch == 0 and trainer.ckpt_path is None:
-            state = torch.load(self.init, map_location="cpu", weights_only=True)["state_dict"]
-            try:
-                pl_module.load_state_dict(state)
-            except RuntimeError as error:
-                raise ConfigError(
-                    f"init_from: {self.init} holds the weights of another network: give both stages the same backbone"
-                ) from error
+            load_classifier(pl_module, self.init)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Re-seed at an epoch's first batch, so that an epoch after a resume is the epoch it would have been."""
@@ -51,6 +46,52 @@ class StageCallback(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
             self.marker.parent.mkdir(parents=True, exist_ok=True)
             self.marker.touch()
+
+
+def load_classifier(module: LightningModule, checkpoint: Path) -> None:
+    """Give the ``network`` of a module the weights that ``network`` has in a checkpoint, and nothing else of it.
+
+    Raises:
+        ConfigError: The checkpoint holds no such network, or another one.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        module.get_submodule("network").load_state_dict(weights)
+    except (AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            f"init_from: {checkpoint} holds the weights of another network: give both stages the same backbone"
+        ) from error
+
+
+def load_trained(module: LightningModule, checkpoint: Path) -> LightningModule:
+    """Turn a module that was just made into the one that a finished fit left, on the CPU and in evaluation mode.
+
+    What only training needs and a new module lacks, such as the losses of single samples, is left out.
+
+    Args:
+        module: A module with the settings of that fit; pretrained weights that it names are not fetched.
+        checkpoint: What the fit left.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: The checkpoint was written by a module with other settings.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    saved = content.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    if "weights" in saved:
+        module.hparams["weights"] = saved["weights"]
+    module.on_load_checkpoint(content)
+    try:
+        missing = module.load_state_dict(content["state_dict"], strict=False).missing_keys
+    except RuntimeError as error:
+        raise ConfigError(f"uses: {checkpoint} holds the weights of another network: give another run_dir") from error
+    if missing:
+        raise ConfigError(f"uses: {checkpoint} was written by a module without {missing[0]}: give another run_dir")
+    return module.eval()
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

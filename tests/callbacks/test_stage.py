@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from callbacks import SafeCheckpointIO, StageCallback
-from lightning_modules.errors import ConfigError
+from callbacks.stage import load_trained
+from lightning_modules import BiasedModule, ConfigError, DebiasedModule
 from tests.callbacks.toy import ToyClassifier, ToyData
 
 
@@ -84,20 +85,77 @@ def test_interrupted_fit_leaves_no_marker(tmp_path: Path) -> None:
     assert not (tmp_path / "fit_done").exists()
 
 
-def test_starts_from_the_weights_of_another(tmp_path: Path) -> None:
-    source = ToyClassifier()
-    with torch.no_grad():
-        source.head.weight.fill_(0.25)
-    torch.save({"state_dict": source.state_dict()}, tmp_path / "init.ckpt")
-    module = ToyClassifier()
-    fit(module, StageCallback(tmp_path, 1, tmp_path / "init.ckpt"), epochs=0)
-    assert torch.equal(module.head.weight, source.head.weight)
+def trained(folder: Path, **settings: Any) -> tuple[BiasedModule, Path]:
+    """A module with weights of its own, and its checkpoint."""
+    module = BiasedModule(**{"num_classes": 2, "backbone": "smallresnet", **settings})
+    module.stage_name = "first"
+    module.configure_model()
+    checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, folder / "first.ckpt")
+    return module, folder / "first.ckpt"
 
 
-def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
-    torch.save({"state_dict": ToyClassifier(classes=3).state_dict()}, tmp_path / "init.ckpt")
-    with pytest.raises(ConfigError, match=r"init_from.*init\.ckpt.*same backbone"):
-        fit(ToyClassifier(), StageCallback(tmp_path, 1, tmp_path / "init.ckpt"))
+def change(path: Path, **state: Tensor | None) -> None:
+    """Add weights to a checkpoint, or take them out."""
+    checkpoint = torch.load(path, weights_only=True)
+    kept = {key: value for key, value in (checkpoint["state_dict"] | state).items() if value is not None}
+    torch.save({**checkpoint, "state_dict": kept}, path)
+
+
+def assert_equal(ours: pl.LightningModule, theirs: pl.LightningModule) -> None:
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value), name
+
+
+def test_starts_from_the_classifier_of_another(tmp_path: Path) -> None:
+    source, checkpoint = trained(tmp_path)
+    # a method's further networks are no part of what the next stage starts from
+    change(checkpoint, **{"biased_network.weight": torch.ones(3), "average": torch.ones(5)})
+    module = DebiasedModule(num_classes=2, backbone="smallresnet")
+    fit(module, StageCallback(tmp_path, 1, checkpoint), epochs=0)
+    assert_equal(module, source)
+
+
+@pytest.mark.parametrize("fault", ["another network", "no network", "half a network", "no classifier"])
+def test_weights_of_another_network_are_refused(fault: str, tmp_path: Path) -> None:
+    source, checkpoint = trained(tmp_path, **({"num_classes": 3} if fault == "another network" else {}))
+    names = [name for name in source.state_dict() if name.startswith("network.")]
+    if fault in ("no network", "half a network"):
+        change(checkpoint, **dict.fromkeys(names[: len(names) // (1 if fault == "no network" else 2)]))
+    module = ToyClassifier() if fault == "no classifier" else DebiasedModule(num_classes=2, backbone="smallresnet")
+    with pytest.raises(ConfigError, match=r"init_from.*first\.ckpt.*same backbone"):
+        fit(module, StageCallback(tmp_path, 1, checkpoint))
+
+
+def test_a_trained_module_comes_back_ready_to_answer(tmp_path: Path) -> None:
+    source, checkpoint = trained(tmp_path)
+    change(checkpoint, **{"losses.average": torch.ones(5)})  # what only training has
+    helper = load_trained(BiasedModule(backbone="smallresnet"), checkpoint)
+    assert_equal(helper, source)
+    assert not helper.training
+    image = torch.rand(4, 3, 16, 16)
+    assert torch.equal(helper(image), source.eval()(image))
+
+
+def test_pretrained_weights_of_a_trained_module_are_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    source, checkpoint = trained(tmp_path, backbone="resnet18", weights="checkpoint:IMAGENET1K_V1")
+    assert_equal(load_trained(BiasedModule(backbone="resnet18", weights="IMAGENET1K_V1"), checkpoint), source)
+    assert not (tmp_path / "empty").exists()
+
+
+def test_a_checkpoint_of_another_module_is_no_trained_module(tmp_path: Path) -> None:
+    source, checkpoint = trained(tmp_path)
+    with pytest.raises(ConfigError, match="backbone"):
+        load_trained(BiasedModule(backbone="resnet18"), checkpoint)
+    missing = list(source.state_dict())[-1]
+    change(checkpoint, **{missing: None})
+    with pytest.raises(ConfigError, match=rf"uses: .*first\.ckpt.*without {missing}"):
+        load_trained(BiasedModule(backbone="smallresnet"), checkpoint)
 
 
 def test_checkpoints_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from datamodules.base import Entries, Source, Split, carve
 from datamodules.images import Container, ImageFiles
 from lightning_modules import GroupTable
 from lightning_modules.errors import ConfigError
-from tests.datamodules.toy import NAMES, Pictures
+from tests.datamodules.toy import NAMES, Pictures, Unlabelled
 from tests.ddp import run_ddp
 from tests.generators import picture, write_bar_official, write_selection, write_synthetic
 
@@ -292,16 +292,6 @@ def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
     for source, count in (("real", 34), ("synthetic", 4)):
         module.source = source  # type: ignore[assignment]
         assert len(indices(module.train_dataloader())) == count
-
-
-class Unlabelled(Pictures):
-    """Pictures whose bias nobody knows."""
-
-    bias_names = ()
-
-    def load(self, split: Split) -> Samples | None:
-        samples = super().load(split)
-        return samples and Samples(samples.images, samples.labels, np.full(len(samples), -1))
 
 
 def test_groups_without_bias_labels_are_refused() -> None:

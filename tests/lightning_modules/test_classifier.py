@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
 from torch import Tensor
 
 from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule, GroupTable, TrainingError
-from tests.datamodules.toy import Pictures
+from tests.datamodules.toy import Pictures, Unlabelled
 from tests.ddp import run_ddp
 from tests.fitting import as_launched, make_trainer
 from tests.lightning_modules.toy import SIZE, ToyData
@@ -110,6 +110,8 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path: Path) -> None:
         "backbone_args": None,
         "lr": 1e-3,
         "scheduler_interval": "epoch",
+        "select_by": "accuracy",
+        "head_only": False,
         "q": 0.6,
         "weighted_gce": False,
     }
@@ -265,6 +267,32 @@ def test_the_test_set_is_watched_on_request_and_nothing_is_selected_by_it(tmp_pa
     assert {"accuracy", "conflict", "adjusted"} <= own.keys()
     assert best.best_model_score is not None
     assert best.best_model_score >= watched["val/accuracy"]
+
+
+def test_the_value_to_select_by(tmp_path: Path) -> None:
+    assert Classifier().monitor == "val/accuracy"
+    model = Classifier(**{**MLP, "select_by": "worst_group"})
+    best = ModelCheckpoint(tmp_path, monitor=model.monitor, mode="max")
+    trainer = make_trainer(tmp_path, 2, callbacks=[best])
+    trainer.fit(model, datamodule=Pictures())
+    assert best.best_model_score is not None
+    with pytest.raises(
+        ConfigError, match=r"model\.select_by=worst_group needs bias labels and Unlabelled has none: set"
+    ):
+        make_trainer(tmp_path).fit(model, datamodule=Unlabelled())
+    make_trainer(tmp_path).test(model, datamodule=Unlabelled(), verbose=False)
+    make_trainer(tmp_path).fit(Classifier(**{**MLP, "select_by": "worst_class"}), datamodule=Unlabelled())
+
+
+def test_the_last_layer_alone_is_trained_on_request(tmp_path: Path) -> None:
+    model = Classifier(num_classes=3, backbone="smallresnet", head_only=True)
+    model.configure_model()
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    trainer = make_trainer(tmp_path)
+    trainer.fit(model, datamodule=Pictures())
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {"network.head.weight", "network.head.bias"}
+    assert sum(len(group["params"]) for group in trainer.optimizers[0].param_groups) == 2
 
 
 class Shifted(Pictures):

@@ -1,0 +1,57 @@
+"""A run folder belongs to one configuration: claiming a new one, and refusing one that holds another run."""
+
+from pathlib import Path
+
+import yaml
+
+from callbacks.chain import Fit
+from callbacks.settings import flatten
+from callbacks.synthesis.files import make_folder, write_bytes
+from lightning_modules.errors import ConfigError
+
+CONFIG = "config.yaml"
+
+
+def claim(run_dir: Path, text: str, fits: list[Fit]) -> None:
+    """Write the configuration into a run folder, unless the folder holds a run with other settings.
+
+    What only concerns stages that have no checkpoint yet may still change: a wrong learning rate of the last stage
+    does not cost the stages before it.
+
+    Args:
+        run_dir: The run folder; need not exist.
+        text: The whole configuration as YAML.
+        fits: The chain that it describes.
+
+    Raises:
+        ConfigError: The folder holds a run with other settings, or cannot be written.
+    """
+    path = run_dir / CONFIG
+    started = any(run_dir.glob("stages/*/checkpoints/*")) or (run_dir / "synthetic").exists()
+    if path.exists() and started:  # a first attempt may fail at once, of a setting that is then put right
+        old, new = (flatten(yaml.safe_load(own)) for own in (path.read_text(), text))
+        if old == new:
+            return
+        free = _free_keys(run_dir, fits)
+        differing = [key for key in sorted(old | new) if old.get(key) != new.get(key) and not key.startswith(free)]
+        if changes := [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]:
+            raise ConfigError(
+                f"run_dir: {run_dir} holds a run with other settings ({'; '.join(changes)});"
+                " give another --run_dir, or the old settings to go on"
+            )
+    make_folder(run_dir)
+    write_bytes(path, text.encode())
+
+
+def _free_keys(run_dir: Path, fits: list[Fit]) -> tuple[str, ...]:
+    """Beginnings of the keys that concern only stages that have not started."""
+    ours = {fit.directory for fit in fits}
+    if any(file.parents[1] not in ours for file in run_dir.glob("stages/*/checkpoints/*")):
+        return ()  # the chain itself has changed: its folders would be taken for those of stages that have not started
+    fixed = {fit.written for fit in fits if fit.is_started}
+    modules = {fit.stage.module for fit in fits if fit.written in fixed}
+    idle = {fit.written: fit.stage.module for fit in fits if fit.written not in fixed}
+    return (
+        *(f"stages.{name}." for name in idle),
+        *(f"{module}." for module in idle.values() if module not in modules),
+    )
