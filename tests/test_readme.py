@@ -11,6 +11,7 @@ import pytest
 from tests.chain import ROOT, Small, call, command
 
 README = (ROOT / "README.md").read_text()
+COMMANDS = {"fit", "validate", "test", "predict", "sweep", "table"}
 OUTPUT = re.compile(r"runs/([\w-]+)")
 
 
@@ -23,11 +24,14 @@ def commands(start: str) -> list[str]:
 
 def make_small(line: str, small: Small, root: Path) -> list[str]:
     """Point a command to small data and models and to ``root`` for its output."""
-    words = line.split()[2:]
+    words = [str(root / OUTPUT.sub(r"\1", word)) if OUTPUT.fullmatch(word) else word for word in line.split()[2:]]
+    if words[0] == "table":
+        return words
     config = ROOT / words[words.index("--config") + 1]
     places = {"path/to/BAR": small.root("BAR"), "path/to/blip": small.captioner, "path/to/sdxl": small.generator}
     words = [str(places.get(word, word)) for word in words]
-    words = [str(root / OUTPUT.sub(r"\1", word)) if OUTPUT.fullmatch(word) else word for word in words]
+    if words[0] == "sweep":
+        return [*words, *small(config), "--trainer.max_epochs=1"]
     if "--run_dir" not in words:
         words += ["--run_dir", str(root / config.stem)]
     # what makes it small comes before what the README says, so that its own flags have the last word
@@ -40,7 +44,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_shows_commands() -> None:
-    assert {line.split()[2] for line in commands("python train.py")} == {"fit", "validate", "test", "predict"}
+    assert {line.split()[2] for line in commands("python train.py")} == {
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "sweep",
+        "table",
+    }
     assert commands("make") != []
     assert not re.findall(r"`python train\.py \w+ --config (?!configs/)", README)
 

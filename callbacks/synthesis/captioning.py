@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 
 from callbacks.synthesis.captioner import BaseCaptioner
-from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another, rank, world_size
+from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another
 from callbacks.synthesis.files import append_lines, make_folder, read_json, read_lines, write_json
 from callbacks.synthesis.manifest import CAPTIONS, PARTIAL
 from callbacks.synthesis.part import check_fingerprint, digest, plain
 from callbacks.synthesis.plan import make_seed
 from callbacks.synthesis.progress import Progress
+from lightning_modules.distributed import rank, world_size
 
 SEED_TAG = 1
 

@@ -6,24 +6,10 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from lightning_modules.distributed import rank, world_size
 from lightning_modules.errors import ConfigError
 
 T = TypeVar("T")
-
-
-def is_distributed() -> bool:
-    """Tell whether a process group is alive."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def rank() -> int:
-    """Return this process' rank, 0 without a process group."""
-    return dist.get_rank() if is_distributed() else 0
-
-
-def world_size() -> int:
-    """Return the number of processes, 1 without a process group."""
-    return dist.get_world_size() if is_distributed() else 1
 
 
 def gather(value: T) -> list[T]:

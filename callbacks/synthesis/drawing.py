@@ -17,13 +17,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another, rank, world_size
+from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another
 from callbacks.synthesis.files import append_lines, flush_disks, make_folder, read_lines, write_bytes
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import Generator, Sample
 from callbacks.synthesis.manifest import IMAGES, PARTIAL, image_name, write_manifest
 from callbacks.synthesis.plan import Prompt, make_seed
 from callbacks.synthesis.progress import Bar, Progress
+from lightning_modules.distributed import rank, world_size
 from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")

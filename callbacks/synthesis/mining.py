@@ -9,12 +9,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from callbacks.synthesis.distributed import agree, gather, on_rank_zero, rank, world_size
+from callbacks.synthesis.distributed import agree, gather, on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.manifest import SELECTION
 from callbacks.synthesis.miner import Miner, assemble, mine_losses
 from callbacks.synthesis.part import check_fingerprint, digest, plain
 from callbacks.synthesis.progress import Bar, Progress
+from lightning_modules.distributed import rank, world_size
 
 
 class MiningData(Protocol):

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from callbacks.synthesis.distributed import rank
+from lightning_modules.distributed import rank
 
 
 @dataclass

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from callbacks.synthesis.distributed import agree, broadcast, gather, on_rank_zero, one_after_another, rank, world_size
+from callbacks.synthesis.distributed import agree, broadcast, gather, on_rank_zero, one_after_another
+from lightning_modules.distributed import rank, world_size
 from lightning_modules.errors import ConfigError
 from tests.ddp import run_ddp
 

@@ -61,6 +61,10 @@ class ToyData(L.LightningDataModule):
         self.num_classes = classes
         self.class_names = tuple(f"class{number}" for number in range(classes))
 
+    @property
+    def aligned_bias(self) -> tuple[int, ...]:
+        return tuple(range(self.num_classes))
+
     def train_dataloader(self) -> DataLoader[dict[str, Any]]:
         return DataLoader(self.set, batch_size=8)
 
