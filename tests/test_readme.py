@@ -28,7 +28,13 @@ def make_small(line: str, small: Small, root: Path) -> list[str]:
     if words[0] == "table":
         return words
     config = ROOT / words[words.index("--config") + 1]
-    places = {"path/to/BAR": small.root("BAR"), "path/to/blip": small.captioner, "path/to/sdxl": small.generator}
+    places = {
+        "path/to/BAR": small.root("BAR"),
+        "path/to/photos": small.root("Folder"),
+        "path/to/labels.csv": small.root("Table"),
+        "path/to/blip": small.captioner,
+        "path/to/sdxl": small.generator,
+    }
     words = [str(places.get(word, word)) for word in words]
     if words[0] == "sweep":
         return [*words, *small(config), "--trainer.max_epochs=1"]
