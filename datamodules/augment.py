@@ -13,6 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 Augment = Literal["none", "flip", "crop_flip", "resized_crop_flip"]
 
 PADDING = 4
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 _GOLDEN = 0x9E3779B97F4A7C15

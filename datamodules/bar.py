@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.augment import Augment
+from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from datamodules.base import DebiasDataModule, Samples, Split
 from datamodules.images import Container, ImageFiles
 from datamodules.release import CONFLICT, join, named_samples
@@ -19,8 +19,6 @@ ORIGIN = "https://github.com/alinlab/BAR"
 RESPLIT = "the BAR re-split linked from https://github.com/kakaoenterprise/BiasEnsemble"
 # folders that a download may have around train/ and test/
 PREFIXES = ("", "bar/", "BAR/", "BAR-master/")
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BAR(DebiasDataModule):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.bar import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD
 from datamodules.base import DebiasDataModule, Samples
 from datamodules.images import SUFFIXES, Container, ImageFiles
 from lightning_modules.errors import ConfigError

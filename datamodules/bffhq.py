@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.augment import Augment
-from datamodules.bar import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from datamodules.base import DebiasDataModule, Samples, Split
 from datamodules.biased_split import Percent
 from datamodules.release import Release, find_release

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.augment import Augment
-from datamodules.bar import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
 from datamodules.base import DebiasDataModule, Samples, Split
 from datamodules.images import Container, ImageFiles
 from datamodules.release import Release, find_release

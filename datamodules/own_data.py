@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.bar import IMAGENET_MEAN, IMAGENET_STD
+from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD
 from datamodules.base import Samples, Split, carve
 from datamodules.checking import SPLITS, CheckedDataModule
 from datamodules.dataset import Part

@@ -7,7 +7,7 @@ import urllib.error
 from typing import Any
 
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import ConfigError
 from .networks import MLP, BagNet18, ResNet20, SimpleConv, SmallResNet
@@ -86,6 +86,18 @@ def _own(name: str, num_classes: int, weights: str | None, args: dict[str, Any])
             f"backbone_args {', '.join(unknown)} mean nothing to '{name}': it knows {', '.join(known) or 'none'}."
         )
     return OWN[name](num_classes=num_classes, **args)
+
+
+def scores_and_features(network: nn.Module, image: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Scores [B, C] and what the last layer sees [B, D] of normalised images [B, 3, H, W], in one pass."""
+    seen: list[Tensor] = []
+    _, head = find_head(network, num_classes)
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        logits: Tensor = network(image)
+    finally:
+        handle.remove()
+    return logits, seen[0] if seen[0].ndim == 2 else seen[0].mean(dim=(2, 3))
 
 
 def split_head(network: nn.Module, num_classes: int) -> tuple[nn.Module, int]:

@@ -9,7 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from .backbones import FROM_CHECKPOINT, build_backbone, find_head
+from .backbones import FROM_CHECKPOINT, build_backbone, find_head, scores_and_features
 from .errors import ConfigError, TrainingError
 from .losses import cross_entropy
 from .metrics import GroupMetrics
@@ -194,14 +194,7 @@ class Classifier(L.LightningModule):
 
     def features(self, image: Tensor) -> Tensor:
         """What the last layer sees [B, D] of normalised images [B, 3, H, W]."""
-        seen: list[Tensor] = []
-        _, head = find_head(self._built(), self.num_classes)
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        try:
-            self(image)
-        finally:
-            handle.remove()
-        return seen[0] if seen[0].ndim == 2 else seen[0].mean(dim=(2, 3))
+        return scores_and_features(self._built(), image.to(memory_format=torch.channels_last), self.num_classes)[1]
 
     def per_sample_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """Losses [B], float32, of scores [B, C] and labels [B]."""

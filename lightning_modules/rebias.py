@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .backbones import build_backbone, find_head
+from .backbones import build_backbone, scores_and_features
 from .classifier import Batch, Classifier
 from .distributed import summed, world_size
 from .errors import ConfigError
@@ -100,15 +100,3 @@ class ReBias(Classifier):
         args = self.hparams["biased_backbone_args"] or {}
         network = build_backbone(self.hparams["biased_backbone"], num_classes, **args)
         return network.to(memory_format=torch.channels_last)
-
-
-def scores_and_features(network: nn.Module, image: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Scores [B, C] and what the last layer sees [B, D] of normalised images [B, 3, H, W], in one pass."""
-    seen: list[Tensor] = []
-    _, head = find_head(network, num_classes)
-    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    try:
-        logits: Tensor = network(image)
-    finally:
-        handle.remove()
-    return logits, seen[0] if seen[0].ndim == 2 else seen[0].mean(dim=(2, 3))

@@ -48,7 +48,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     for name, row in results.items():
         assert name in fitted.out
         assert {"accuracy", "worst_class"} <= set(row)
-        assert ({"aligned", "conflict", "worst_group"} <= set(row)) == has_bias
+        assert ({"aligned", "worst_group"} <= set(row)) == has_bias
         assert all(0 <= value <= 1 for value in row.values())
     assert ("no bias labels" in fitted.out) != has_bias
 

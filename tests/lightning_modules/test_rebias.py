@@ -9,9 +9,10 @@ from torch import Tensor
 
 from callbacks import StageCallback
 from lightning_modules import ConfigError
+from lightning_modules.backbones import scores_and_features
 from lightning_modules.hsic import hsic, median_distance
 from lightning_modules.losses import cross_entropy
-from lightning_modules.rebias import ReBias, scores_and_features
+from lightning_modules.rebias import ReBias
 from tests.datamodules.toy import Pictures
 from tests.ddp import run_ddp
 from tests.fitting import as_launched, make_trainer
