@@ -31,26 +31,32 @@ def hold_out(labels: NDArray[np.int64], count: int, seed: int) -> tuple[NDArray[
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
-def assign(labels: NDArray[np.int64], num_biases: int, share_aligned: float) -> NDArray[np.int64]:
+def assign(
+    labels: NDArray[np.int64], num_biases: int, share_aligned: float, seed: int | None = None
+) -> NDArray[np.int64]:
     """Gives every image a bias attribute (Nam et al., Learning from Failure, NeurIPS 2020, released code).
 
-    The share `share_aligned` of class c gets attribute c and every other attribute the same part of the rest. Nothing
-    is random: with the milestones m_k = round(n_c * cumulative share up to attribute k), the j-th image of class c gets
-    the smallest k with m_k > j.
+    The share `share_aligned` of class c gets attribute c and every other attribute the same part of the rest: with the
+    milestones m_k = round(n_c * cumulative share up to attribute k), the j-th image of class c gets the smallest k with
+    m_k > j. In the released code the order is that of the files, so that the images in conflict are the first and the
+    last of each class; neighbours in a file are often alike.
 
     Args:
         labels: Classes, int64 [N], each below `num_biases`.
         num_biases: Number of bias attributes, at least 2.
         share_aligned: Share of bias-aligned images, 0 to 1; 1 / num_biases makes bias and class independent.
+        seed: Seed of the order in which the images of a class are counted; None counts them as they come.
 
     Returns:
         Bias attributes, int64 [N].
     """
     biases = np.empty_like(labels)
+    count = len(labels)
+    order = np.arange(count) if seed is None else np.random.default_rng([seed, 0x6F72]).permutation(count)
     for label in np.unique(labels):
         shares = np.full(num_biases, (1 - share_aligned) / (num_biases - 1))
         shares[label] = share_aligned
-        members = np.flatnonzero(labels == label)
+        members = order[labels[order] == label]
         milestones = np.round(len(members) * shares.cumsum())
         biases[members] = np.searchsorted(milestones, np.arange(len(members)), side="right")
     return biases
@@ -62,13 +68,16 @@ def check_ratio(conflict_ratio: float) -> None:
         raise ConfigError(f"data.conflict_ratio={conflict_ratio} must lie between 0 and 1 (5 % is 0.05)")
 
 
-def assign_training(labels: NDArray[np.int64], num_biases: int, conflict_ratio: float) -> NDArray[np.int64]:
+def assign_training(
+    labels: NDArray[np.int64], num_biases: int, conflict_ratio: float, seed: int | None = None
+) -> NDArray[np.int64]:
     """Like `assign`, for the training set of a user's ratio.
 
     Args:
         labels: Classes, int64 [N], each below `num_biases`.
         num_biases: Number of bias attributes, at least 2.
         conflict_ratio: Share of bias-conflict images, 0 to 1.
+        seed: As for `assign`.
 
     Returns:
         Bias attributes, int64 [N].
@@ -77,7 +86,7 @@ def assign_training(labels: NDArray[np.int64], num_biases: int, conflict_ratio: 
         ConfigError: The ratio is no share, or so small that no image is in conflict though some were asked for.
     """
     check_ratio(conflict_ratio)
-    biases = assign(labels, num_biases, 1 - conflict_ratio)
+    biases = assign(labels, num_biases, 1 - conflict_ratio, seed)
     if conflict_ratio > 0 and bool((biases == labels).all()):
         raise ConfigError(
             f"data.conflict_ratio={conflict_ratio} leaves no bias-conflict image among {len(labels)}; enlarge it, or "

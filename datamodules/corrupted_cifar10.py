@@ -82,12 +82,12 @@ class CorruptedCIFAR10(DebiasDataModule):
         root/cifar-10-batches-py/{data_batch_1 ... data_batch_5, test_batch, batches.meta}
         root/{train,test}/<class>/*.png
 
-    Corruption i goes with class i. Corruptions are assigned as `datamodules.biased_split.assign` does, in the order of
-    the files, so the two layouts give two different sets. 5,000 of the 50,000 training images (stratified, by seed) are
-    the validation set, as biased as the training set. In the test set corruption and class are independent: 1,000 of
-    the 10,000 images are aligned. The 45,000 training images hold 227, 450, 900 and 2,250 conflict images for the four
-    shares; Table 5 of DiffuBias (arXiv 2411.16079) counts 228, 442, 887 and 2,242 in the released files, among 45,060,
-    44,969, 45,032 and 45,062 images.
+    Corruption i goes with class i. Corruptions are assigned as `datamodules.biased_split.assign` does; the two layouts
+    have other orders of the files and give two different sets. 5,000 of the 50,000 training images (stratified, by
+    seed) are the validation set, as biased as the training set. In the test set corruption and class are independent:
+    1,000 of the 10,000 images are aligned. The 45,000 training images hold 227, 450, 900 and 2,250 conflict images for
+    the four shares; Table 5 of DiffuBias (arXiv 2411.16079) counts 228, 442, 887 and 2,242 in the released files, among
+    45,060, 44,969, 45,032 and 45,062 images.
 
     The corruptions and their parameters are those of CIFAR-10-C (Hendrycks & Dietterich, ICLR 2019). The photographs
     of frost are not shipped: without `frost_dir` the frost is **drawn**, of about the same colours and grain. Motion
@@ -119,6 +119,8 @@ class CorruptedCIFAR10(DebiasDataModule):
             `imagecorruptions` has them in its folder `frost`.
         cache_dir: Where built sets are kept; root/corrupted when not given. Where it cannot be written, the set is
             built in memory at every start.
+        shuffle: Draw by `seed` which images are in conflict. False takes the first and the last of each class in the
+            order of the files, as the code of Learning from Failure does.
         download: Fetch CIFAR-10 into root when it is not there.
         batch_size: Samples in a batch of one process.
         image_size: Side of the input, in pixels.
@@ -139,6 +141,7 @@ class CorruptedCIFAR10(DebiasDataModule):
         severity: int = STRONGEST,
         frost_dir: Path | None = None,
         cache_dir: Path | None = None,
+        shuffle: bool = True,
         download: bool = False,
         batch_size: int = 256,
         image_size: int = SIDE,
@@ -168,6 +171,7 @@ class CorruptedCIFAR10(DebiasDataModule):
         self.severity = severity
         self.frost_dir = None if frost_dir is None else Path(frost_dir).expanduser()
         self.cache_dir = self.root / "corrupted" if cache_dir is None else Path(cache_dir).expanduser()
+        self.shuffle = shuffle
         self.download = download
 
     @property
@@ -225,13 +229,15 @@ class CorruptedCIFAR10(DebiasDataModule):
         positions: dict[Split, NDArray[np.int64]] = {"test": np.arange(len(test))}
         positions["train"], positions["val"] = hold_out(train.labels, round(len(train) * VAL_SHARE), self.seed)
         ratio = RATIOS[self.percent] if self.conflict_ratio is None else self.conflict_ratio
+        order = self.seed if self.shuffle else None
         splits: dict[Split, tuple[Samples, NDArray[np.int64]]] = {}
         for split in SPLITS:
             chosen = (test if split == "test" else train).select(positions[split])
             if split == "train":
-                biases = assign_training(chosen.labels, len(CLASSES), ratio)
+                biases = assign_training(chosen.labels, len(CLASSES), ratio, order)
             else:
-                biases = assign(chosen.labels, len(CLASSES), 1 / len(CLASSES) if split == "test" else 1 - ratio)
+                share = 1 / len(CLASSES) if split == "test" else 1 - ratio
+                biases = assign(chosen.labels, len(CLASSES), share, order)
             # the number of the picture in its file counts, so that a picture does not depend on the split
             seeds = np.stack(np.broadcast_arrays(self.seed, int(split == "test"), positions[split]), axis=1)
             splits[split] = (Samples(chosen.images, chosen.labels, biases), seeds)

@@ -43,6 +43,8 @@ def test_table_shows_dashes_for_what_is_unknown() -> None:
     assert text.splitlines()[1].split() == ["biased", "50.0", "25.0"]
     assert text.splitlines()[2].split() == ["debiased", "100.0", "-"]
     assert "no bias labels" in table({"model": {"accuracy": 0.5}})
+    # a test set of aligned images alone has labels
+    assert "no bias labels" not in table({"model": {"accuracy": 0.5, "aligned": 0.5}})
 
 
 def test_table_makes_room_for_long_names() -> None:

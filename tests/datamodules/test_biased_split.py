@@ -72,3 +72,17 @@ def test_ratio_that_the_data_cannot_give() -> None:
     assert (assign_training(labels, 2, 0.0) == labels).all()
     with pytest.raises(ConfigError, match=r"data\.conflict_ratio=0\.005 leaves no bias-conflict image among 100;"):
         assign_training(labels, 2, 0.005)
+
+
+def test_a_seed_draws_who_is_in_conflict() -> None:
+    labels = np.repeat(np.arange(10), 200)
+    in_order, first, again, second = (assign(labels, 10, 0.95, seed) for seed in (None, 1, 1, 2))
+    assert (first == again).all()
+    assert (first != second).any()
+    # the counts of all groups are those of the rule, only the images differ
+    for biases in (first, second):
+        assert (np.bincount(labels * 10 + biases) == np.bincount(labels * 10 + in_order)).all()
+    # in the order of the files the images in conflict lie at the ends of their class; drawn, they lie everywhere
+    middle = np.tile(np.arange(200), 10) // 50 % 3 > 0
+    assert (in_order != labels)[middle].sum() == 0
+    assert (first != labels)[middle].sum() > 30

@@ -51,7 +51,7 @@ def test_splits(tmp_path: Path) -> None:
     assert numbers(val).tolist() == held_out.tolist()
     assert numbers(test).tolist() == list(range(100))
     assert train.labels.tolist() == labels[kept].tolist()
-    assert train.biases.tolist() == assign(train.labels, 10, 0.95).tolist()
+    assert train.biases.tolist() == assign(train.labels, 10, 0.95, seed=0).tolist()
     assert np.bincount(val.labels).tolist() == [2] * 10
     assert np.bincount(test.labels * 10 + test.biases).tolist() == [1] * 100
 

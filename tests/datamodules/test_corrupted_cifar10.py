@@ -66,7 +66,7 @@ def test_splits(folders: Path) -> None:
     kept, held_out = hold_out(labels, 20, 0)
     assert train.labels.tolist() == labels[kept].tolist()
     assert val.labels.tolist() == labels[held_out].tolist() == np.repeat(np.arange(10), 2).tolist()
-    assert train.biases.tolist() == assign(train.labels, 10, 0.95).tolist()
+    assert train.biases.tolist() == assign(train.labels, 10, 0.95, seed=0).tolist()
     assert 0 < (train.labels != train.biases).sum() < 20
     assert np.bincount(test.labels * 10 + test.biases).tolist() == [1] * 100
 
