@@ -14,7 +14,7 @@ demo: .venv/installed
 	$(BIN)/python train.py fit --config configs/miniature.yaml
 
 test: .venv/installed
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
 check: .venv/installed
 	$(BIN)/ruff check .

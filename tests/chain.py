@@ -1,6 +1,7 @@
 """Running ``train.py``: in this process, in a process of its own, or as a command."""
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -148,6 +149,7 @@ def call(*args: str) -> Outcome:
             train.main()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    gc.collect()  # trainers and modules hold each other, and the networks of a hundred runs are many
     return Outcome(status, out.getvalue(), err.getvalue())
 
 

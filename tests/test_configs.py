@@ -49,7 +49,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
         assert name in fitted.out
         assert {"accuracy", "worst_class"} <= set(row)
         assert ({"aligned", "worst_group"} <= set(row)) == has_bias
-        assert all(0 <= value <= 1 for value in row.values())
+        assert all(-1 <= value <= 1 for value in row.values())  # the gaps of UrbanCars are differences
     assert ("no bias labels" in fitted.out) != has_bias
 
     for command in ("validate", "test"):
