@@ -147,7 +147,7 @@ class DebiasCLI(LightningCLI):
         """Fit and test one stage; everything a later attempt needs is in its folder."""
         stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
         helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
-        seed = int(self.cfg.seed_everything) + fit.position
+        seed = fit.seed(int(self.cfg.seed_everything))
         seed_everything(seed, workers=True, verbose=False)
         module = self._build(stage.module)
         module.stage_name = fit.name
@@ -285,10 +285,15 @@ class DebiasCLI(LightningCLI):
             module = self._build(stage.module)
             if isinstance(module, Classifier):
                 module.check()
+                module.helpers = {
+                    key: [self._build(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
+                }
+                self.datamodule.source = stage.data
+                module.check_fit(self.datamodule)
                 if stage.init_from is not None:
                     self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
             if stage.synthesize != "no":
-                self._synthesize(stage).check()
+                self._synthesize(stage).check(self.datamodule.train_labels())
 
     def _check_start(self, name: str, module: Classifier, before: str, source_name: str) -> None:
         """Refuse to start from the weights of another network."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from callbacks.synthesis.plan import make_seed
 from lightning_modules.errors import ConfigError
 
 
@@ -42,7 +43,7 @@ class Fit:
         name: Name of the stage, with the number of the repeat where there are several.
         written: Name of the stage in the configuration.
         stage: Its settings.
-        position: Place in the chain, from 1; every fit draws from the seed of the run plus this.
+        position: Place in the chain, from 1.
         directory: Its folder.
     """
 
@@ -51,6 +52,18 @@ class Fit:
     stage: Stage
     position: int
     directory: Path
+
+    def seed(self, run_seed: int) -> int:
+        """Seed of this fit in a run of some seed.
+
+        Args:
+            run_seed: Seed of the run, at least 0.
+
+        Returns:
+            That of the run plus the position. Repeats get one far from all others: two ensembles of neighbouring run
+            seeds would have all but one member in common.
+        """
+        return make_seed(run_seed, self.position) if self.stage.repeat > 1 else run_seed + self.position
 
     @property
     def last(self) -> Path:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from callbacks.chain import Fit
 from callbacks.synthesis.files import make_folder, read_json, write_bytes, write_json
+from callbacks.table import METRICS
 from callbacks.test_curve import best_on_test
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier
@@ -90,7 +91,7 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     Returns:
         One line a stage; a dash where a set has no labels for a metric.
     """
-    columns = [c for c in ("accuracy", "aligned", "conflict", "worst_group") if any(c in r for r in rows.values())]
+    columns = [c for c in METRICS if any(c in r for r in rows.values())]
     width = max(16, *(len(name) + 1 for name in rows))
     lines = [f"{'test set, %':<{width}}" + "".join(f"{c.replace('_', ' '):>14}" for c in columns)]
     for name, row in rows.items():

@@ -102,14 +102,14 @@ class Sweep:
 
     Args:
         jobs: The runs.
-        at_once: How many run at the same time.
+        at_once: How many run at the same time; None runs one a GPU, or one alone.
         gpus: GPUs that are dealt out to them, one each; none leaves the choice to ``fit``.
     """
 
-    def __init__(self, jobs: Sequence[Job], at_once: int = 1, gpus: Sequence[str] = ()) -> None:
+    def __init__(self, jobs: Sequence[Job], at_once: int | None = None, gpus: Sequence[str] = ()) -> None:
         self.jobs = list(jobs)
-        self.at_once = at_once
         self.gpus = list(gpus)
+        self.at_once = at_once or len(self.gpus) or 1
         self.failures: dict[Job, str] = {}
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes], int, float]] = {}
 
@@ -228,14 +228,18 @@ def _parser() -> argparse.ArgumentParser:
         " stopped, leaves finished runs alone and tries failed ones again. All further arguments go to every fit.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", nargs="+", type=Path, required=True, metavar="FILE", help="configuration files")
+    parser.add_argument(
+        "--config", nargs="+", action="extend", type=Path, required=True, metavar="FILE", help="configuration files"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], metavar="S", help="default 1 2 3")
     parser.add_argument(
         "--vary", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"),
         help="a setting and the values it takes, such as model.lr 1e-3 1e-4; may be given several times",
     )  # fmt: skip
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="default runs")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at the same time, default 1")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at the same time; default one a GPU of --gpus, 1 without"
+    )
     parser.add_argument(
         "--gpus", nargs="+", default=[], metavar="N", help="GPUs dealt out to the runs, one each, such as 0 1 2 3"
     )
@@ -252,7 +256,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, furth
             parser.error(f"--{name}: {' '.join(map(str, values))} names one twice; leave it out")
     if min(arguments.seeds) < 0:
         parser.error(f"--seeds: {min(arguments.seeds)} is negative; give numbers from 0")
-    if arguments.jobs < 1:
+    if arguments.jobs is not None and arguments.jobs < 1:
         parser.error(f"--jobs: {arguments.jobs} is too small; give at least 1")
     keys = [own[0].lstrip("-") for own in arguments.vary]
     for key, own in zip(keys, arguments.vary, strict=True):

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812 - the name Lightning's own documentation uses
+import torch
 from jsonargparse.typing import lazy_instance
+from torch import Tensor
 
 from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
@@ -122,8 +124,11 @@ class SynthesizeCallback(L.Callback):
         self._draw(directory, trainer, data, items, prompts, self.generator)
         self._draw_strip(directory, data)
 
-    def check(self) -> None:
+    def check(self, labels: Tensor) -> None:
         """Refuse now what would otherwise be refused after the fit; takes well under a second.
+
+        Args:
+            labels: Class of every training image, int64 [N].
 
         Raises:
             ConfigError: A count, a model or the set to take over is wrong.
@@ -144,6 +149,13 @@ class SynthesizeCallback(L.Callback):
             return
         if self.captioner is None:
             raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
+        # how many are mined follows from the labels, whatever the losses are
+        mined = len(self.miner.select(torch.zeros(len(labels)), labels, self.top_k))
+        if self.images == "aligned" and mined == len(labels):
+            raise ConfigError(
+                f"synthesize.top_k={self.top_k} mines all {len(labels)} training images, so that none is left to count"
+                " as aligned; lower it, or set synthesize.images to a number per class"
+            )
         self.captioner.check()
         self.generator.check()
 

@@ -61,10 +61,10 @@ def uniforms(keys: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 class Transform:
     """Makes the network's input of a batch of pictures.
 
-    The random changes are those of the field's code: `crop_flip` pads by 4 pixels (mirrored) and crops at a random
-    place (Kakao's code; DiffuBias, arXiv 2411.16079, Table 6), `resized_crop_flip` cuts a random box of 8 to 100 % of
-    the area and enlarges it (DiffuBias' released code); both flip a picture left to right half of the time, which is
-    all that `flip` does.
+    The random changes are those of the field's code: `crop_flip` pads by 4 pixels, mirrored where Kakao's code pads
+    with black, and crops at a random place (also DiffuBias, arXiv 2411.16079, Table 6), `resized_crop_flip` cuts a
+    random box of 8 to 100 % of the area and enlarges it (DiffuBias' released code); both flip a picture left to right
+    half of the time, which is all that `flip` does.
 
     Args:
         mean: Mean of each channel, in units of the range 0 to 1.

@@ -68,6 +68,15 @@ def check_ratio(conflict_ratio: float) -> None:
         raise ConfigError(f"data.conflict_ratio={conflict_ratio} must lie between 0 and 1 (5 % is 0.05)")
 
 
+def check_conflicts(conflict_ratio: float, conflicts: int, total: int) -> None:
+    """Raises a ConfigError when `data.conflict_ratio` asks for conflict images and so few that there is none."""
+    if conflict_ratio > 0 and conflicts == 0:
+        raise ConfigError(
+            f"data.conflict_ratio={conflict_ratio} leaves no bias-conflict image among {total}; enlarge it, or give 0 "
+            "for a set without any"
+        )
+
+
 def assign_training(
     labels: NDArray[np.int64], num_biases: int, conflict_ratio: float, seed: int | None = None
 ) -> NDArray[np.int64]:
@@ -87,9 +96,5 @@ def assign_training(
     """
     check_ratio(conflict_ratio)
     biases = assign(labels, num_biases, 1 - conflict_ratio, seed)
-    if conflict_ratio > 0 and bool((biases == labels).all()):
-        raise ConfigError(
-            f"data.conflict_ratio={conflict_ratio} leaves no bias-conflict image among {len(labels)}; enlarge it, or "
-            "give 0 for a set without any"
-        )
+    check_conflicts(conflict_ratio, int((biases != labels).sum()), len(labels))
     return biases

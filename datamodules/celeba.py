@@ -142,7 +142,8 @@ class CelebA(Benchmark):
     def _partition(self, path: Path, names: list[str]) -> NDArray[np.int64]:
         if not path.is_file():
             raise self.unusable(f"has no {path.name}")
-        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        text = path.read_text(encoding="utf-8", errors="replace")
+        rows = [line.split() for line in text.splitlines() if line.strip()]
         table = {row[0]: row[-1] for row in rows}
         for name in names:
             if table.get(name) not in ("0", "1", "2"):
@@ -187,7 +188,7 @@ def read_attributes(path: Path, wanted: dict[str, str]) -> tuple[list[str], NDAr
     Raises:
         ConfigError: An attribute is not in the table, or the table is broken.
     """
-    lines = path.read_text().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     attributes = lines[1].split() if len(lines) > 1 else []
     for setting, name in wanted.items():
         if name not in attributes:

@@ -1,5 +1,6 @@
 """Your own images, in folders named after their classes."""
 
+import logging
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -8,6 +9,8 @@ from datamodules.base import Split
 from datamodules.images import Container, ImageFiles
 from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
 from lightning_modules.errors import ConfigError
+
+log = logging.getLogger("diffubias")
 
 LAYOUT = "<class>/<image> below train, val and test, or without these three folders"
 
@@ -30,8 +33,9 @@ class Folder(OwnData):
 
         root/train/<class>/<bias>/<image>
 
-    Hidden files and those that do not end like an image are left alone. Images of a class that train does not have are
-    an error. A single folder around everything, as many a zip has, is stepped into.
+    Hidden files and those that do not end like an image are left alone, and so are other folders beside train, which
+    the log names. Images of a class that train does not have are an error. A single folder around everything, as many a
+    zip has, is stepped into.
 
     Args:
         root: The folder or zip file.
@@ -88,6 +92,9 @@ class Folder(OwnData):
             )
         if not names:
             raise ConfigError(f"data.root: {self.root} has no folder in it; give {LAYOUT}")
+        others = [name for name in names if name.lower() not in SPLIT_NAMES]
+        if found and others:
+            log.info("data.root: not read, for they are not called train, val or test: %s", ", ".join(others))
         return found or {"train": self._top}
 
     def read_listing(self) -> Listing:

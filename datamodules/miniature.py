@@ -4,6 +4,7 @@ from typing import Any
 
 from datamodules.augment import Augment
 from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.biased_split import check_conflicts, check_ratio
 from datamodules.miniature_world import BACKGROUNDS, BUILD_SEED, SHAPES, SIZE, biased_groups, render
 from lightning_modules.errors import ConfigError
 
@@ -47,8 +48,8 @@ class Miniature(DebiasDataModule):
                 raise ConfigError(
                     f"data.{split}_size={size} is too small; give at least {len(SHAPES)}, one for each class"
                 )
-        if not 0 <= conflict_ratio <= 1:
-            raise ConfigError(f"data.conflict_ratio={conflict_ratio} must lie between 0 and 1 (5 % is 0.05)")
+        check_ratio(conflict_ratio)
+        check_conflicts(conflict_ratio, round(train_size * conflict_ratio), train_size)
         if self.seed * len(SPLITS) + len(SPLITS) > BUILD_SEED:
             raise ConfigError(
                 f"data.seed={self.seed} is too large: the embedded models were trained on such seeds; stay below "

@@ -110,6 +110,11 @@ class Table(OwnData):
         biases = [""] * len(paths)
         if self.bias_column is not None:
             biases = self._named("biases", table[self.bias_column], self.biases, paths)
+            if not any(biases):
+                raise ConfigError(
+                    f"data.bias_column={self.bias_column}: the column is empty in {self.file}; fill it in or leave the "
+                    "setting out"
+                )
         return Listing(self._files(paths), labels, biases, self._splits(table, paths))
 
     def _wrong(self, row: int, paths: Sequence[str], what: str, remedy: str) -> ConfigError:
@@ -148,8 +153,8 @@ class Table(OwnData):
         for row, name in enumerate(names):
             if not name:
                 raise self._wrong(row, paths, f"has no {self.path_column}", "fill it in or delete the row")
-            # a relative and an absolute path may mean the same file
-            place = name if container.is_zip else os.path.join(container.path, name)
+            # a relative and an absolute path may mean the same file, and the root may be relative itself
+            place = name if container.is_zip else os.path.abspath(os.path.join(container.path, name))
             if place in first:
                 what = f"has the image of row {first[place] + 1} again"
                 raise self._wrong(row, paths, what, "an image may come once, in one split")

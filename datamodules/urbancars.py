@@ -51,7 +51,7 @@ class UrbanCars(Benchmark):
     groups: `id_accuracy`, the cells weighted by their training shares 0.9025, 0.0475, 0.0475, 0.0025; and how much
     lower (negative is worse) the accuracy is where a bias is in conflict: `bg_gap`, `co_occur_obj_gap`, `both_gap`.
 
-    The whole set takes 1.5 GB with `cache=True` at 224 pixels.
+    The images have 256 pixels, which the authors' code keeps. The whole set takes 2 GB with `cache=True` at that size.
 
     Args:
         root: The folder urbancars, or the one that holds it.

@@ -51,7 +51,7 @@ class Waterbirds(Benchmark):
 
     @cached_property
     def _rows(self) -> list[dict[str, str]]:
-        text = self.container.read(self._folder + METADATA).decode("utf-8-sig")
+        text = self.container.read(self._folder + METADATA).decode("utf-8-sig", errors="replace")
         reader = csv.DictReader(io.StringIO(text))
         rows = list(reader)
         allowed = {"img_filename": None, "y": {"0", "1"}, "split": set(SPLITS.values()), "place": {"0", "1"}}

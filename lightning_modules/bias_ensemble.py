@@ -26,14 +26,7 @@ def amplified_set(module: Classifier, ensemble: Sequence[Classifier], confidence
 
     Returns:
         Whether each image of the real training set is in the set, bool [N], on the CPU.
-
-    Raises:
-        ConfigError: more members must agree than there are.
     """
-    if not 1 <= agreement <= len(ensemble):
-        raise ConfigError(
-            f"model.agreement must lie between 1 and the {len(ensemble)} members of the ensemble, but is {agreement}."
-        )
     labels = module.trainer.datamodule.train_labels()  # type: ignore[attr-defined]
     votes = torch.zeros(len(labels), dtype=torch.int64)
     for member in ensemble:
@@ -42,6 +35,18 @@ def amplified_set(module: Classifier, ensemble: Sequence[Classifier], confidence
     amplified = votes >= agreement
     _tell(amplified)
     return amplified
+
+
+def check_agreement(agreement: int, members: int) -> None:
+    """Refuse an agreement that an ensemble cannot reach, or that it always reaches.
+
+    Raises:
+        ConfigError: the agreement lies outside 1 ... members.
+    """
+    if not 1 <= agreement <= members:
+        raise ConfigError(
+            f"model.agreement must lie between 1 and the {members} members of the ensemble, but is {agreement}."
+        )
 
 
 def inside(losses: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L  # noqa: N812
 import torch
@@ -34,10 +34,13 @@ class Classifier(L.LightningModule):
     under ``watched/`` where the data module has the test set watched in training.
 
     Attributes:
+        helper_names: the names of the helpers that a method asks for; a stage's ``uses`` may give no others.
         stage_name: the stage of a chain that this module belongs to.
         helpers: trained modules of earlier stages, by the name that the stage's ``uses`` gives them; they are no part
             of this module, of its checkpoint or of its optimizer.
     """
+
+    helper_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -104,13 +107,31 @@ class Classifier(L.LightningModule):
         """Measure as these data say, where the network was built without them, as that of a loaded checkpoint.
 
         Raises:
-            ConfigError: the best epoch shall be chosen by a value that these data cannot give.
+            ConfigError: see :meth:`check_fit`.
         """
         if self.network is not None:
             self._new_metrics()
-        data = getattr(self._trainer, "datamodule", None)
+        if stage == "fit":
+            self.check_fit(getattr(self._trainer, "datamodule", None))
+
+    def check_fit(self, data: Any) -> None:
+        """Refuse data and helpers that this module cannot be fitted with.
+
+        Every fit begins with it; the command line does it before the first stage, so that no stage is fitted in vain.
+
+        Args:
+            data: the data module, set up, with the source of the stage.
+
+        Raises:
+            ConfigError: a helper is missing or means nothing to this module, or the data lack labels that it needs.
+        """
+        if unknown := sorted(set(self.helpers) - set(self.helper_names)):
+            raise ConfigError(
+                f"uses: {', '.join(unknown)} means nothing to {type(self).__name__}: it knows "
+                f"{', '.join(self.helper_names) or 'no helpers'}."
+            )
         select_by = self.hparams["select_by"]
-        if stage == "fit" and not getattr(data, "has_bias", True) and select_by not in ("accuracy", "worst_class"):
+        if not getattr(data, "has_bias", True) and select_by not in ("accuracy", "worst_class"):
             raise ConfigError(
                 f"model.select_by={select_by} needs bias labels and {type(data).__name__} has none: "
                 "set it to worst_class."

@@ -30,8 +30,9 @@ class DFR(Classifier):
     penalty is chosen by the worst group on half of that set; then several fits are averaged, each to another such
     subset. The standardisation, that of the real training images, is folded into the layer.
 
-    A stage of it has ``init_from: erm`` and ``max_epochs: 1``. Its one step is the fit; the validation values that
-    follow are those of the images that it was fitted to. Where there are several processes the first fits for all.
+    A stage of it has ``init_from: erm``, and one epoch whatever ``max_epochs`` says. Its one step is the fit; the
+    validation values that follow are those of the images that it was fitted to. Where there are several processes the
+    first fits for all.
     """
 
     def __init__(
@@ -77,16 +78,21 @@ class DFR(Classifier):
         num_classes = self.hparams["num_classes"] or 2
         _head(self._new_backbone(num_classes), num_classes)
 
+    def check_fit(self, data: Any) -> None:
+        """Refuse data and helpers that this module cannot be fitted with.
+
+        Raises:
+            ConfigError: see :class:`Classifier`, or the data have no bias labels.
+        """
+        super().check_fit(data)
+        if not data.has_bias:
+            raise _unlabelled(data)
+
     # The one step
 
     def on_fit_start(self) -> None:
-        """Make the epoch one batch long, with a validation after it.
-
-        Raises:
-            ConfigError: the stage has not exactly one epoch.
-        """
-        if self.trainer.max_epochs != 1:
-            raise ConfigError("DFR fits its last layer once: set max_epochs of its stage to 1.")
+        """Make the fit one epoch of one batch long, with a validation after it."""
+        self.trainer.fit_loop.max_epochs = 1
         self.trainer.limit_train_batches = self.trainer.check_val_every_n_epoch = 1
         self.trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
 
@@ -150,7 +156,8 @@ class DFR(Classifier):
     def _seen(self, batch: Batch) -> Floats:
         """What the last layer is given [B, D], of the images of a batch."""
         with torch.autocast(self.device.type, enabled=False):
-            features = self.features(move_data_to_device(batch["image"], self.device))
+            image = move_data_to_device(batch["image"], self.device)
+            features = self.features(image.to(next(self.parameters()).dtype))
         return np.asarray(features.cpu().double())
 
     def _shown(self, loader: Iterable[Batch], text: str) -> Iterable[Batch]:
@@ -166,10 +173,7 @@ class DFR(Classifier):
         features, labels, biases = (np.concatenate(parts) for parts in zip(*rows, strict=True))
         known = biases >= 0
         if not known.any():
-            raise ConfigError(
-                f"DFR needs bias labels of validation images, and those of {type(data).__name__} have none: take JTT "
-                "or LfF, or another data module."
-            )
+            raise _unlabelled(data)
         missing = [name for label, name in enumerate(data.class_names) if label not in labels[known]]
         if missing:
             raise ConfigError(
@@ -188,6 +192,13 @@ class DFR(Classifier):
         parts = assembled(torch.tensor([rank()]), torch.from_numpy(sums)[None], world_size())
         mean, square = parts.sum(dim=0).numpy() / len(data.train_labels())
         return mean, standard_deviation(square - mean**2, mean)
+
+
+def _unlabelled(data: Any) -> ConfigError:
+    return ConfigError(
+        f"DFR needs bias labels of validation images, and those of {type(data).__name__} have none: take JTT or LfF, "
+        "or another data module."
+    )
 
 
 def _head(network: nn.Module, num_classes: int) -> nn.Linear:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ class GroupDRO(Classifier):
     and selects by the worst group of the validation set.
     """
 
+    helper_names: ClassVar[tuple[str, ...]] = ("amplifier",)
     group_weights: Tensor
 
     def __init__(
@@ -67,11 +68,30 @@ class GroupDRO(Classifier):
         # All processes hold the same weights already.
         self._ddp_params_and_buffers_to_ignore = ["group_weights"]
 
+    def check_fit(self, data: Any) -> None:
+        """Refuse data and helpers that this module cannot be fitted with.
+
+        Raises:
+            ConfigError: see :class:`Classifier`, or there are no bias labels or no helper to take the groups from.
+        """
+        super().check_fit(data)
+        if self.hparams["groups"] == "errors":
+            if not self.helpers.get("amplifier"):
+                raise ConfigError(
+                    "model.groups=errors takes the groups from an earlier stage and was handed none: put a stage that "
+                    "follows the bias before this one, say `biased`, and add `uses: {amplifier: biased}` here."
+                )
+        elif data.source == "synthetic" or not bool((data.train_biases() >= 0).any()):
+            raise ConfigError(
+                f"GroupDRO needs bias labels, and the training images of {type(data).__name__} have none: set "
+                "model.groups to errors, or take JTT or LfF."
+            )
+
     def on_fit_start(self) -> None:
         """Find the group of every training image.
 
         Raises:
-            ConfigError: the images have no bias labels, there is no helper, or the checkpoint has other groups.
+            ConfigError: the checkpoint has other groups.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         entries, num_biases = data.train_table(), len(data.bias_names)
@@ -79,11 +99,6 @@ class GroupDRO(Classifier):
         first = entries.real if data.source == "synthetic" else 0
         if self.hparams["groups"] == "errors":
             entries, num_biases = dataclasses.replace(entries, biases=self._errors(len(entries))), 2
-        elif not bool((entries.biases[first:] >= 0).any()):
-            raise ConfigError(
-                f"GroupDRO needs bias labels, and the training images of {type(data).__name__} have none: set "
-                "model.groups to errors, or take JTT or LfF."
-            )
         groups = entries.groups(num_biases)
         size = self.num_classes * (num_biases + 1)
         if self.hparams["split_synthetic"]:
@@ -93,14 +108,8 @@ class GroupDRO(Classifier):
 
     def _errors(self, count: int) -> Tensor:
         """Whether the helper misclassifies an image, int64 [count]: 0 or 1, -1 for synthetic images."""
-        helpers = self.helpers.get("amplifier")
-        if not helpers:
-            raise ConfigError(
-                "model.groups=errors takes the groups from an earlier stage and was handed none: put a stage that "
-                "follows the bias before this one, say `biased`, and add `uses: {amplifier: biased}` here."
-            )
         errors = torch.full((count,), -1)
-        errors[: self._real] = error_set(self, helpers[0], self.hparams["loss_threshold"]).long()
+        errors[: self._real] = error_set(self, self.helpers["amplifier"][0], self.hparams["loss_threshold"]).long()
         return errors
 
     def _arrange(self, groups: Tensor, sizes: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Just train twice: the images that a first classifier gets wrong come more often in the training of a second."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +22,8 @@ class JTT(Classifier):
     it misclassifies of the real training set. If it makes no error this is plain training.
     """
 
+    helper_names: ClassVar[tuple[str, ...]] = ("identification",)
+
     def __init__(self, upweight: int = 100, **kwargs: Any) -> None:
         """Keep the settings; the network is built later.
 
@@ -37,19 +39,22 @@ class JTT(Classifier):
             raise ConfigError(f"model.upweight must be at least 1, but is {upweight}: set it to 100, say.")
         super().__init__(**kwargs)
 
-    def on_fit_start(self) -> None:
-        """Find the error set and let it come more often.
+    def check_fit(self, data: Any) -> None:
+        """Refuse data and helpers that this module cannot be fitted with.
 
         Raises:
-            ConfigError: there is no helper.
+            ConfigError: see :class:`Classifier`, or there is no helper.
         """
-        helpers = self.helpers.get("identification")
-        if not helpers:
+        super().check_fit(data)
+        if not self.helpers.get("identification"):
             raise ConfigError(
                 "JTT learns from the errors of an earlier stage and was handed none: put a stage of Vanilla before this"
                 " one, say `erm`, and add `uses: {identification: erm}` here."
             )
-        rows = error_set(self, helpers[0]).nonzero().flatten()
+
+    def on_fit_start(self) -> None:
+        """Find the error set and let it come more often."""
+        rows = error_set(self, self.helpers["identification"][0]).nonzero().flatten()
         self.trainer.datamodule.repeat_entries(rows, self.hparams["upweight"])  # type: ignore[attr-defined]
 
 

@@ -1,12 +1,12 @@
 """Learning from Failure, and its refinement with a bias-amplified set."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from .bias_ensemble import amplified_set, inside
+from .bias_ensemble import amplified_set, check_agreement, inside
 from .classifier import Batch, Classifier
 from .difficulty import RelativeDifficulty
 from .errors import ConfigError
@@ -22,6 +22,8 @@ class LfF(Classifier):
     With helpers named ``ensemble`` it is LfF + BE (BiasEnsemble, Lee et al., arXiv 2205.14594): the biased network
     learns by cross-entropy from the images of the bias-amplified set alone, see :func:`amplified_set`.
     """
+
+    helper_names: ClassVar[tuple[str, ...]] = ("ensemble",)
 
     def __init__(
         self,
@@ -60,6 +62,16 @@ class LfF(Classifier):
         """Build both networks."""
         super().build()
         self.biased_network = self.new_network()
+
+    def check_fit(self, data: Any) -> None:
+        """Refuse data and helpers that this module cannot be fitted with.
+
+        Raises:
+            ConfigError: see :class:`Classifier`, or more members of an ensemble must agree than there are.
+        """
+        super().check_fit(data)
+        if ensemble := self.helpers.get("ensemble"):
+            check_agreement(self.hparams["agreement"], len(ensemble))
 
     def on_fit_start(self) -> None:
         """Get ready for the images of this stage."""

@@ -17,6 +17,8 @@ HANDED = "handed.pt"
 class Helped(DebiasedModule):
     """Saves the weights of its helpers when its fit begins, if they are as they have to be."""
 
+    helper_names = ("teachers",)
+
     def on_fit_start(self) -> None:
         super().on_fit_start()
         modules = [helper for own in self.helpers.values() for helper in own]

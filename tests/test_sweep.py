@@ -58,6 +58,7 @@ def test_runs_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> N
     assert sweep.environment(0)["OMP_NUM_THREADS"] == str(max(1, cores // 3))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert Sweep([], at_once=3).environment(0)["OMP_NUM_THREADS"] == "7"
+    assert [Sweep([], gpus=gpus).at_once for gpus in ([], ["4", "6"])] == [1, 2]
 
 
 @pytest.mark.parametrize(

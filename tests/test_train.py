@@ -287,6 +287,12 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         (["fit", "--config={MINIATURE}", "--stages.debiased.init_from=later"], ["stages.debiased.init_from", "later"]),
         (["fit", "--config={MINIATURE}", "--stages.debiased.uses={x: later}"], ["stages.debiased.uses.x", "later"]),
         (["fit", "--config={MINIATURE}", "--stages.debiased.uses={x: debiased}"], ["stages.debiased.uses.x", "biased"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.uses={x: biased}"], ["uses", "x", "DebiasedModule"]),
+        (
+            ["fit", "--config={MINIATURE}", "--model=LfF", "--stages.debiased.uses={ensemble: biased}"],
+            ["model.agreement", "3"],
+        ),
+        (["fit", "--config={MINIATURE}", "--model=JTT"], ["uses", "identification"]),
         (["fit", "--config={MINIATURE}", "--stages.debiased.repeat=0"], ["stages.debiased.repeat", "0"]),
         (["fit", "--config={MINIATURE}", "--stages.biased.repeat=2"], ["stages.biased.repeat", "one fit"]),
         (
@@ -295,6 +301,7 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         ),
         (["fit", "--config={MINIATURE}", "--data.conflict_ratio=5"], ["data.conflict_ratio", "0.05"]),
         (["fit", "--config={MINIATURE}", "--synthesize.top_k=0"], ["synthesize.top_k"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.top_k=100000"], ["synthesize.top_k=100000", "lower it"]),
         (["fit", "--config={MINIATURE}", "--synthesize.images=0"], ["synthesize.images"]),
         (["fit", "--config={MINIATURE}", "--synthesize.captioner=null"], ["synthesize.captioner"]),
         (["fit", "--config={MINIATURE}", "--synthesize.reuse=no/such"], ["synthesize.reuse", "no/such"]),
@@ -545,8 +552,9 @@ def test_rehearsal_leaves_no_marker(fit: list[str], reference: Path, tmp_path: P
 
 
 def test_rehearsal_of_a_stage_that_starts_from_another(small: Small, tmp_path: Path) -> None:
-    stages = "{first: {module: model}, second: {module: model, init_from: first, uses: {teacher: first}}}"
-    outcome = call(*vanilla(small, tmp_path, f"--stages={stages}", "--trainer.fast_dev_run=true"))
+    stages = "{first: {module: model}, second: {module: model, init_from: first, uses: {teachers: first}}}"
+    words = [f"--stages={stages}", "--model=tests.stages.Helped", "--trainer.fast_dev_run=true"]
+    outcome = call(*vanilla(small, tmp_path, *words))
     assert outcome.status == 0, outcome.err
 
 

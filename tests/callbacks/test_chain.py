@@ -18,6 +18,12 @@ def test_repeats_follow_one_another(tmp_path: Path) -> None:
     assert fits[3].last == tmp_path / "stages/04-model/checkpoints/last.ckpt"
 
 
+def test_repeats_of_neighbouring_run_seeds_have_no_seed_in_common(tmp_path: Path) -> None:
+    repeated, single = (unroll({"biased": Stage(repeat=number)}, tmp_path) for number in (5, 1))
+    assert len({fit.seed(run_seed) for fit in repeated for run_seed in range(5)}) == 25
+    assert [single[0].seed(run_seed) for run_seed in (0, 7)] == [1, 8]
+
+
 def test_a_stage_that_is_not_repeated_keeps_its_name(tmp_path: Path) -> None:
     (fit,) = unroll({"model": Stage()}, tmp_path)
     assert (fit.name, fit.directory) == ("model", tmp_path / "stages/01-model")

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 
@@ -18,6 +19,8 @@ from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
 from tests.callbacks.toy import EchoCaptioner, Painter, ToyClassifier, ToyData, fit, make_callback
 from tests.ddp import run_ddp
+
+LABELS = torch.arange(40) % 2
 
 
 def run(callback: SynthesizeCallback, module: L.LightningModule | None = None) -> None:
@@ -165,6 +168,7 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
     ("options", "key"),
     [
         ({"top_k": 0}, "top_k"),
+        ({"top_k": 20, "images": "aligned", "captioner": EchoCaptioner()}, "top_k=20 mines all 40"),
         ({"images": 0}, "images"),
         ({"captioner": None}, "captioner"),
         ({"reuse": Path("nowhere")}, "reuse"),
@@ -173,13 +177,16 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
-        make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check()
+        make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check(LABELS)
 
 
 def test_what_can_work_is_let_through(models: tuple[Path, Path], tmp_path: Path) -> None:
-    make_callback(*models, tmp_path / "s").check()
-    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None).check()
-    make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter()).check()
+    make_callback(*models, tmp_path / "s").check(LABELS)
+    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None).check(LABELS)
+    parts = {"captioner": EchoCaptioner(), "generator": Painter()}
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(LABELS)
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned").check(LABELS)
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20).check(LABELS)
 
 
 def test_the_run_seed_changes_captions_and_images_only(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 
@@ -74,10 +72,22 @@ def test_no_ratio_leaves_everything() -> None:
     assert len(thin_conflicts(a_split(), None, "train", seed=0)) == 500
 
 
-def test_too_few_conflict_images_are_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "diffubias"):
-        assert len(thin_conflicts(a_split(conflict=5), 0.9, "train", seed=0)) == 410
-    assert "class 1 has 5 bias-conflict training images, data.bias_ratio=0.9 would take 22; all are kept" in caplog.text
+def test_a_ratio_that_the_images_cannot_give() -> None:
+    message = (
+        r"^data\.bias_ratio=0\.9 takes 22 bias-conflict training images of class 0, which has 5 beside 200 "
+        r"aligned ones, a ratio of 0\.976; give a higher ratio, or null for all images$"
+    )
+    with pytest.raises(ConfigError, match=message):
+        thin_conflicts(a_split(conflict=5), 0.9, "train", seed=0)
+    with pytest.raises(ConfigError, match=r"which has 0 beside 200 aligned ones, a ratio of 1\.000"):
+        thin_conflicts(a_split(conflict=0), 0.99, "train", seed=0)
+    # held-out images are as they are
+    assert len(thin_conflicts(a_split(conflict=5), 0.9, "val", seed=0)) == 410
+
+
+def test_a_ratio_is_met_to_two_digits() -> None:
+    # as SpuCo Animals: 10,000 aligned and 500 conflict images, of which 0.95 would take 527
+    assert len(thin_conflicts(a_split(conflict=10), 0.95, "train", seed=0)) == 420
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0, 5.0])

@@ -66,6 +66,14 @@ def test_other_names_of_the_splits(tmp_path: Path, names: tuple[str, ...]) -> No
     assert [{name.split("/")[0] for name in group} for group in found.values()] == [{name} for name in names]
 
 
+def test_folders_beside_the_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_folder(tmp_path, per_group=10, splits=("train", "eval"))
+    with caplog.at_level("INFO", "diffubias"):
+        found = splits(small(root))
+    assert all(name.startswith("train/") for names in found.values() for name in names)
+    assert "data.root: not read, for they are not called train, val or test: eval" in caplog.messages
+
+
 def test_numbers_are_sorted_by_value(tmp_path: Path) -> None:
     assert small(write_folder(tmp_path, classes=("10", "9", "1"))).class_names == ("1", "9", "10")
 

@@ -77,6 +77,7 @@ def test_synthetic_images_join(tmp_path: Path) -> None:
         ({"train_size": 7}, r"data\.train_size=7"),
         ({"test_size": 0}, r"data\.test_size=0"),
         ({"conflict_ratio": 5.0}, r"data\.conflict_ratio=5\.0"),
+        ({"conflict_ratio": 0.0001}, r"data\.conflict_ratio=0\.0001 leaves no bias-conflict image among 4000; enlarge"),
         ({"seed": 4_000_000}, r"data\.seed=4000000 is too large"),
     ],
 )

@@ -134,6 +134,13 @@ def test_an_empty_bias_is_unknown(tmp_path: Path) -> None:
     assert data._biases.tolist() == [0, 0, -1, -1, 1, 1, -1, 0]
 
 
+def test_an_empty_bias_column(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^data\.bias_column=bias: the column is empty in .*t\.csv; fill it in or leave"
+    ):
+        loaded(rows(tmp_path, bias=["", " "] * 4), bias_column="bias")
+
+
 def test_given_names_set_the_order(tmp_path: Path) -> None:
     data = small(
         rows(tmp_path, bias=["sofa", "grass"] * 4),
@@ -268,6 +275,15 @@ def test_a_class_that_only_the_test_set_has(tmp_path: Path) -> None:
 def test_the_same_image_by_an_absolute_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has the image of row 1 again"):
         loaded(rows(tmp_path, path=[*(f"{n}.png" for n in range(7)), f"{tmp_path}/0.png"]))
+
+
+def test_the_same_image_by_an_absolute_path_beside_a_relative_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows(tmp_path, path=[*(f"{n}.png" for n in range(7)), f"{tmp_path}/0.png"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="has the image of row 1 again"):
+        loaded(Path("t.csv"))
 
 
 def test_bias_labels_that_training_lacks(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def write_celeba(
             for _ in range(per_group * count):
                 name = f"{len(lines) + 1:06d}.jpg"
                 picture(len(lines), (size, size + 2), seed).save(images / name)
-                lines.append(_line(name, {"Blond_Hair": blond, "Male": male, "Smiling": 1 - male, "Young": 1}))
+                smiling = male == blond  # non-blond women and blond men
+                lines.append(_line(name, {"Blond_Hair": blond, "Male": male, "Smiling": smiling, "Young": 1}))
                 partition.append(f"{name} {split}")
     _write_table(home / "list_attr_celeba.txt", lines)
     (home / "list_eval_partition.txt").write_text("\n".join(partition) + "\n")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_modules import Classifier, ConfigError
+from lightning_modules import Classifier, ConfigError, LfF
 from lightning_modules.bias_ensemble import amplified_set, inside
 from tests.datamodules.toy import Pictures
 from tests.ddp import run_ddp
@@ -76,8 +76,10 @@ def test_an_image_is_in_the_set_if_enough_members_are_sure_of_its_class(tmp_path
 
 @pytest.mark.parametrize("agreement", [0, 4])
 def test_more_agreement_than_members_is_refused(tmp_path: Path, agreement: int) -> None:
+    module = LfF(**NETWORK, agreement=agreement)
+    module.helpers = {"ensemble": make_ensemble(3)}
     with pytest.raises(ConfigError, match=rf"model\.agreement .* between 1 and the 3 members .*, but is {agreement}\."):
-        ask(tmp_path, make_ensemble(3), 0.9, agreement)
+        make_trainer(tmp_path).fit(module, datamodule=Pictures())
 
 
 def test_the_size_of_the_set_is_told_and_an_empty_one_is_warned_of(

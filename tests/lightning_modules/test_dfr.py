@@ -62,6 +62,10 @@ class Unlabelled(Coloured):
         return Samples(samples.images, samples.labels, np.full(len(samples), -1)) if split == "val" else samples
 
 
+class Unbiased(Coloured):
+    bias_names = ()
+
+
 class Incomplete(Coloured):
     """No validation image of class b has a known bias."""
 
@@ -101,7 +105,7 @@ def erm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fitted(folder: Path, erm: Path, data: Coloured | None = None, seed: int = 3, **options: Any) -> DFR:
     """A stage that starts from the classifier, as a chain has it."""
-    names = {"devices", "strategy", "precision", "check_val_every_n_epoch"} & options.keys()
+    names = {"devices", "strategy", "precision", "check_val_every_n_epoch", "max_epochs"} & options.keys()
     trainer_options = {key: options.pop(key) for key in names}
     module = DFR(**{**NETWORK, **options})
     callbacks = [
@@ -247,7 +251,16 @@ def test_unfit_validation_sets_are_refused(tmp_path: Path, erm: Path, kind: type
     assert not (tmp_path / "last.ckpt").exists()
 
 
-def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+def test_data_without_bias_labels_are_refused_before_earlier_stages_are_fitted() -> None:
+    with pytest.raises(ConfigError, match="those of Unbiased have none"):
+        DFR(**NETWORK).check_fit(make_data(Unbiased))
+
+
+def test_there_is_one_epoch_whatever_the_trainer_is_told(tmp_path: Path, erm: Path) -> None:
+    assert fitted(tmp_path, erm, refits=1, max_epochs=7).trainer.current_epoch == 1
+
+
+def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.c_values"):
         DFR(c_values=[1.0, 0.0])
     with pytest.raises(ConfigError, match=r"model\.c_values"):
@@ -256,8 +269,6 @@ def test_wrong_settings_are_refused(tmp_path: Path) -> None:
         DFR(refits=0)
     with pytest.raises(ConfigError, match="SqueezeNet has no linear last layer"):
         DFR(backbone="squeezenet1_1").check()
-    with pytest.raises(ConfigError, match="set max_epochs of its stage to 1"):
-        make_trainer(tmp_path, 2).fit(DFR(**NETWORK), datamodule=make_data())
 
 
 def fit_rank(rank: int, world_size: int, folder: Path, erm: Path) -> tuple[Tensor, Tensor]:

@@ -123,6 +123,13 @@ def test_no_helper_is_an_error_that_shows_the_remedy(tmp_path: Path) -> None:
         make_trainer(tmp_path).fit(JTT(**NETWORK), datamodule=Pictures())
 
 
+def test_a_helper_of_another_name_is_refused(tmp_path: Path) -> None:
+    module = JTT(**NETWORK)
+    module.helpers = {"identifcation": [make_helper()]}
+    with pytest.raises(ConfigError, match="uses: identifcation means nothing to JTT: it knows identification"):
+        make_trainer(tmp_path).fit(module, datamodule=Pictures())
+
+
 def test_factor_under_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.upweight"):
         JTT(upweight=0)

@@ -30,6 +30,8 @@ def make_helper() -> Classifier:
 class Student(Classifier):
     """Asks for the scores when its fit starts, and learns from them, as the methods do."""
 
+    helper_names = ("teacher",)
+
     def __init__(self) -> None:
         super().__init__(num_classes=3, backbone="mlp", backbone_args={"hidden": [8], "image_size": 16})
         self.found = torch.empty(0)
