@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 Augment = Literal["none", "flip", "crop_flip", "resized_crop_flip"]
+Padding = Literal["black", "mirror"]
 
 PADDING = 4
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SCALE = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 _GOLDEN = 0x9E3779B97F4A7C15
 _WRAP = 0xFFFFFFFFFFFFFFFF
@@ -61,19 +61,29 @@ def uniforms(keys: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 class Transform:
     """Makes the network's input of a batch of pictures.
 
-    The random changes are those of the field's code: `crop_flip` pads by 4 pixels, mirrored where Kakao's code pads
-    with black, and crops at a random place (also DiffuBias, arXiv 2411.16079, Table 6), `resized_crop_flip` cuts a
-    random box of 8 to 100 % of the area and enlarges it (DiffuBias' released code); both flip a picture left to right
-    half of the time, which is all that `flip` does.
+    The random changes are those of the field's code: `crop_flip` pads by 4 pixels and crops at a random place (Kakao's
+    code; DiffuBias, arXiv 2411.16079, Table 6), `resized_crop_flip` cuts a random box and enlarges it (DiffuBias'
+    released code); both flip a picture left to right half of the time, which is all that `flip` does.
 
     Args:
         mean: Mean of each channel, in units of the range 0 to 1.
         std: Standard deviation of each channel, in the same units.
         augment: The random changes made in training.
+        crop_padding: What `crop_flip` pads with: black, as torchvision and the field's code do, or the mirrored picture.
+        crop_scale: Least and greatest share of the area that the box of `resized_crop_flip` has.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], augment: Augment = "none") -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Augment = "none",
+        crop_padding: Padding = "black",
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+    ) -> None:
         self.augment = augment
+        self.crop_padding: Padding = crop_padding
+        self.crop_scale = crop_scale
         # (x / 255 - mean) / std written as shift + x * scale, one pass over the pixels
         self.scale = 1 / (torch.tensor(std, dtype=torch.float32) * 255)
         self.shift = -torch.tensor(mean, dtype=torch.float32) * 255 * self.scale
@@ -90,18 +100,20 @@ class Transform:
         """
         mode: Augment = "none" if keys is None else self.augment
         if keys is not None and mode in ("flip", "crop_flip"):
-            images = _shift_flip(images, keys, PADDING if mode == "crop_flip" else 0)
+            images = _shift_flip(images, keys, PADDING if mode == "crop_flip" else 0, self.crop_padding)
         # constants as long as a row of pixels: several times faster than broadcasting three numbers
         width = images.shape[2]
         pixels = torch.from_numpy(images).to(torch.float32).view(-1, width * 3)
         torch.addcmul(self.shift.repeat(width), pixels, self.scale.repeat(width), out=pixels)
         batch = pixels.view(images.shape).permute(0, 3, 1, 2)
         if keys is not None and mode == "resized_crop_flip":
-            batch = _resized_crop_flip(batch, keys)
+            batch = _resized_crop_flip(batch, keys, self.crop_scale)
         return batch
 
 
-def _shift_flip(images: NDArray[np.uint8], keys: NDArray[np.uint64], padding: int) -> NDArray[np.uint8]:
+def _shift_flip(
+    images: NDArray[np.uint8], keys: NDArray[np.uint64], padding: int, crop_padding: Padding
+) -> NDArray[np.uint8]:
     height, width = images.shape[1:3]
     # three numbers always, so that a picture is flipped alike with and without the crop
     draws = uniforms(keys, 3)
@@ -109,7 +121,8 @@ def _shift_flip(images: NDArray[np.uint8], keys: NDArray[np.uint64], padding: in
     tops = (draws[:, 1] * (2 * padding + 1)).astype(np.int64).tolist()
     lefts = (draws[:, 2] * (2 * padding + 1)).astype(np.int64).tolist()
     if padding:
-        images = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)), mode="reflect")
+        border = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        images = np.pad(images, border) if crop_padding == "black" else np.pad(images, border, mode="reflect")
     out = np.empty((len(images), height, width, 3), dtype=np.uint8)
     # slices of whole rows: faster than one gather by pixel positions
     for source, target, flip, top, left in zip(images, out, flips, tops, lefts, strict=True):
@@ -119,9 +132,9 @@ def _shift_flip(images: NDArray[np.uint8], keys: NDArray[np.uint64], padding: in
     return out
 
 
-def _resized_crop_flip(batch: Tensor, keys: NDArray[np.uint64]) -> Tensor:
+def _resized_crop_flip(batch: Tensor, keys: NDArray[np.uint64], scale: tuple[float, float]) -> Tensor:
     draws = uniforms(keys, 5)
-    area = SCALE[0] + draws[:, 1] * (SCALE[1] - SCALE[0])
+    area = scale[0] + draws[:, 1] * (scale[1] - scale[0])
     ratio = np.exp(math.log(RATIO[0]) + draws[:, 2] * math.log(RATIO[1] / RATIO[0]))
     # a side that would leave the picture is cut to the picture instead of being drawn anew
     width = np.sqrt(area * ratio).clip(max=1.0)

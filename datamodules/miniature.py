@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from datamodules.augment import Augment
+from datamodules.augment import Augment, Padding
 from datamodules.base import DebiasDataModule, Samples, Split
 from datamodules.biased_split import check_conflicts, check_ratio
 from datamodules.miniature_world import BACKGROUNDS, BUILD_SEED, SHAPES, SIZE, biased_groups, render
@@ -26,6 +26,7 @@ class Miniature(DebiasDataModule):
         batch_size: Samples in a batch of one process.
         image_size: Side of the input, in pixels; the world is drawn at 32 and resized if this differs.
         augment: Random changes of training images.
+        crop_padding: What `crop_flip` pads with; a black border would be a background of its own.
         **kwargs: Arguments of `DebiasDataModule`.
     """
 
@@ -39,9 +40,12 @@ class Miniature(DebiasDataModule):
         batch_size: int = 64,
         image_size: int = SIZE,
         augment: Augment = "crop_flip",
+        crop_padding: Padding = "mirror",
         **kwargs: Any,
     ) -> None:
-        super().__init__(batch_size=batch_size, image_size=image_size, augment=augment, **kwargs)
+        super().__init__(
+            batch_size=batch_size, image_size=image_size, augment=augment, crop_padding=crop_padding, **kwargs
+        )
         self.sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         for split, size in self.sizes.items():
             if size < len(SHAPES):

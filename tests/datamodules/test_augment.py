@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from datamodules.augment import PADDING, Augment, Transform, sample_keys, uniforms
+from datamodules.augment import PADDING, Augment, Padding, Transform, sample_keys, uniforms
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 MODES: tuple[Augment, ...] = get_args(Augment)
@@ -78,11 +78,13 @@ def test_flip_turns_half_of_the_pictures() -> None:
     assert abs(float(same.float().mean()) - 0.5) < 0.04
 
 
-def test_crop_shifts_by_every_amount_up_to_the_padding() -> None:
+@pytest.mark.parametrize("crop_padding", ["black", "mirror"])
+def test_crop_shifts_by_every_amount_up_to_the_padding(crop_padding: Padding) -> None:
     image = pictures(1)[0]
     images = np.broadcast_to(image, (4000, 16, 16, 3)).copy()
-    out = Transform((0, 0, 0), (1 / 255,) * 3, "crop_flip")(images, keys_of(4000)).round().to(torch.uint8)
-    padded = np.pad(image, ((PADDING, PADDING), (PADDING, PADDING), (0, 0)), mode="reflect")
+    out = Transform((0, 0, 0), (1 / 255,) * 3, "crop_flip", crop_padding)(images, keys_of(4000)).round().to(torch.uint8)
+    border = ((PADDING, PADDING), (PADDING, PADDING), (0, 0))
+    padded = np.pad(image, border) if crop_padding == "black" else np.pad(image, border, mode="reflect")
     side = 2 * PADDING + 1
     known = {}
     for top in range(side):
@@ -111,3 +113,14 @@ def test_resized_crop_cuts_boxes_of_the_stated_area() -> None:
     assert 0.45 < float(area.mean()) < 0.6
     assert float(out.min()) >= 0
     assert float(out.max()) <= 1
+
+
+def test_boxes_are_as_large_as_asked_for() -> None:
+    ramp = np.linspace(0, 255, 64, dtype=np.uint8)
+    image = np.stack([*np.meshgrid(ramp, ramp), np.zeros((64, 64), np.uint8)], axis=-1)
+    images = np.broadcast_to(image, (500, 64, 64, 3)).copy()
+    transform = Transform((0, 0, 0), (1, 1, 1), "resized_crop_flip", crop_scale=(0.7, 0.9))
+    out = transform(images, keys_of(500))
+    area = (out[:, 0, 32, -1] - out[:, 0, 32, 0]).abs() * (out[:, 1, -1, 32] - out[:, 1, 0, 32])
+    assert 0.6 < float(area.min()) < 0.75
+    assert 0.8 < float(area.max()) <= 0.91

@@ -71,6 +71,7 @@ def a_table(accuracies: list[float], width: int = 4) -> GroupTable:
 
 def test_metrics_of_the_paper(tmp_path: Path) -> None:
     data = small(write_urbancars(tmp_path))
+    data.setup("fit")
     # cells (background, object aligned): both .96; background only .80; object only .60; none .30
     scores = data.group_scores(a_table([0.98, 0.2, 0.9, 0.5, 0.4, 0.94, 0.7, 0.7]))
     usual = 0.9025 * 0.96 + 0.0475 * 0.80 + 0.0475 * 0.60 + 0.0025 * 0.30
@@ -88,7 +89,9 @@ def test_no_metrics_of_the_paper_without_all_cells(tmp_path: Path) -> None:
     table = a_table([0.5] * 8)
     table.count[[1, 4]] = 0  # both in conflict
     table.correct[[1, 4]] = 0
-    assert set(small(write_urbancars(tmp_path)).group_scores(table)) == {"adjusted"}
+    data = small(write_urbancars(tmp_path))
+    data.setup("fit")
+    assert set(data.group_scores(table)) == {"adjusted"}
 
 
 def test_missing_files(tmp_path: Path) -> None:

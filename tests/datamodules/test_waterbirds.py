@@ -35,6 +35,7 @@ def test_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
 
 def test_average_accuracy_is_weighted_by_training_groups(tmp_path: Path) -> None:
     data = small(write_waterbirds(tmp_path))
+    data.setup("fit")
     table = GroupTable(
         label=torch.tensor([0, 0, 1, 1]),
         bias=torch.tensor([0, 1, 0, 1]),
@@ -43,6 +44,8 @@ def test_average_accuracy_is_weighted_by_training_groups(tmp_path: Path) -> None
     )
     # training groups 6, 1, 1, 4 of 12
     assert data.group_scores(table)["adjusted"].item() == pytest.approx((6 * 1 + 0.5 + 0 + 4 * 0.8) / 12)
+    # a test alone does not read the training set for it
+    assert small(tmp_path).group_scores(table) == {}
 
 
 def test_missing_files(tmp_path: Path) -> None:
