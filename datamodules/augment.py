@@ -69,7 +69,7 @@ class Transform:
         mean: Mean of each channel, in units of the range 0 to 1.
         std: Standard deviation of each channel, in the same units.
         augment: The random changes made in training.
-        crop_padding: What `crop_flip` pads with: black, as torchvision and the field's code do, or the mirrored picture.
+        crop_padding: What `crop_flip` pads with: black, as the code of the field does, or the mirrored picture.
         crop_scale: Least and greatest share of the area that the box of `resized_crop_flip` has.
     """
 
