@@ -234,6 +234,12 @@ def test_augmentation_and_precision_do_not_matter(tmp_path: Path, erm: Path) -> 
     assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
 
 
+def test_a_network_in_half_precision_gets_its_layer(tmp_path: Path, erm: Path) -> None:
+    weight, _ = head(fitted(tmp_path, erm, refits=1, precision="bf16-true"))
+    assert weight.dtype == torch.bfloat16
+    assert not torch.equal(weight.float(), torch.load(erm, weights_only=True)["state_dict"]["network.head.weight"])
+
+
 def test_it_tells_what_it_did(tmp_path: Path, erm: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "diffubias"):
         fitted(tmp_path, erm, c_values=[0.3], refits=1)
