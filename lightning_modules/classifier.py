@@ -71,7 +71,8 @@ class Classifier(L.LightningModule):
             scheduler_interval: whether the scheduler counts epochs or optimizer steps.
             select_by: the validation value by which the best epoch is chosen; all but ``accuracy`` and ``worst_class``
                 need bias labels in the validation set.
-            head_only: train the last layer alone; the others keep the weights that they start with.
+            head_only: train the last layer alone; the others keep the weights that they start with, while the statistics
+                of batch normalisation move on.
         """
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
@@ -182,7 +183,9 @@ class Classifier(L.LightningModule):
             raise ConfigError(f"model.lr, model.optimizer or model.scheduler does not fit: {error}") from error
         if scheduler is None:
             return optimizer
-        monitor = getattr(scheduler, "monitor", self.monitor)
+        # torch's own ReduceLROnPlateau waits for a value to fall and does not say which
+        falls = getattr(scheduler, "mode", "max") == "min"
+        monitor = getattr(scheduler, "monitor", "train/loss" if falls else self.monitor)
         stepping = {"scheduler": scheduler, "interval": self.hparams["scheduler_interval"], "monitor": monitor}
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": stepping})
 

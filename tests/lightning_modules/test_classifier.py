@@ -211,6 +211,15 @@ def test_schedulers(tmp_path: Path) -> None:
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
 
 
+def test_plateau_of_torch_watches_what_falls(tmp_path: Path) -> None:
+    def plateau(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)
+
+    module = Classifier(backbone="smallresnet", scheduler=plateau)
+    trainer = fitted(tmp_path, module)
+    assert trainer.lr_scheduler_configs[0].monitor == "train/loss"
+
+
 @pytest.mark.parametrize(("steps", "rate"), [(1, 0.5e-3), (2, 0.0)])
 def test_scheduler_that_counts_steps(tmp_path: Path, steps: int, rate: float) -> None:
     model = Classifier(backbone="smallresnet", scheduler=cosine, scheduler_interval="step")
