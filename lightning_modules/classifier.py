@@ -71,7 +71,7 @@ class Classifier(L.LightningModule):
             scheduler_interval: whether the scheduler counts epochs or optimizer steps.
             select_by: the validation value by which the best epoch is chosen; all but ``accuracy`` and ``worst_class``
                 need bias labels in the validation set.
-            head_only: train the last layer alone; the others keep the weights that they start with, while the statistics
+            head_only: train the last layer alone; the others keep the weights that they start with, but the statistics
                 of batch normalisation move on.
         """
         super().__init__()
