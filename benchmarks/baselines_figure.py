@@ -81,8 +81,8 @@ def main() -> None:
     legend = dict(zip(labels, handles, strict=True))
     diamond = axes[0][0].plot([], [], "D", color="black", markerfacecolor="white", markersize=5)[0]
     legend["published"] = diamond
-    axes[0][0].legend(legend.values(), legend.keys(), fontsize=8, frameon=False, loc="upper left")
-    figure.tight_layout()
+    figure.legend(legend.values(), legend.keys(), fontsize=8, frameon=False, loc="lower center", ncols=len(legend))
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(ROOT / "docs/images/baselines.png", dpi=110)
 
 
