@@ -3,25 +3,24 @@
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
-from datamodules.base import DebiasDataModule, Samples, Split
-from datamodules.images import Container, ImageFiles
+from datamodules.base import Samples, Split
+from datamodules.benchmark import Benchmark
+from datamodules.images import ImageFiles
 from datamodules.release import CONFLICT, join, named_samples
 from lightning_modules.errors import ConfigError
 
 CLASSES = ("climbing", "diving", "fishing", "pole vaulting", "racing", "throwing")
 PLACES = ("rock wall", "under water", "water surface", "sky", "paved track", "playing field")
-ORIGIN = "https://github.com/alinlab/BAR"
 RESPLIT = "the BAR re-split linked from https://github.com/kakaoenterprise/BiasEnsemble"
 # folders that a download may have around train/ and test/
 PREFIXES = ("", "bar/", "BAR/", "BAR-master/")
 
 
-class BAR(DebiasDataModule):
+class BAR(Benchmark):
     """BAR (Nam et al., Learning from Failure, NeurIPS 2020) in either of its two layouts, found out from the folders.
 
     The official release, a folder or a zip, has no bias labels and no validation split (one is carved out of train)::
@@ -43,38 +42,21 @@ class BAR(DebiasDataModule):
     Args:
         root: The folder that holds train/ and test/ (or a folder `bar` with them), or a zip file of them.
         percent: Share of bias-conflict training images, for the re-split.
-        image_size: Side of the input, in pixels.
-        augment: Random changes of training images.
-        mean: Mean of each channel (ImageNet's).
-        std: Standard deviation of each channel (ImageNet's).
-        num_workers: Loader processes.
         cache: Keep decoded pictures in memory: at 224 pixels about 400 MB for the whole set.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Benchmark`.
     """
+
+    ORIGIN: ClassVar[str] = "get BAR from https://github.com/alinlab/BAR and give its folder or zip"
 
     def __init__(
         self,
         root: Path,
         *,
         percent: Literal["1pct", "5pct"] = "1pct",
-        image_size: int = 224,
-        augment: Augment = "crop_flip",
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        num_workers: int = 2,
         cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            augment=augment,
-            mean=mean,
-            std=std,
-            num_workers=num_workers,
-            cache=cache,
-            **kwargs,
-        )
-        self.root = Path(root).expanduser()
+        super().__init__(root, cache=cache, **kwargs)
         self.percent = percent
 
     @property
@@ -88,25 +70,12 @@ class BAR(DebiasDataModule):
         return PLACES if self._is_resplit else ()
 
     @cached_property
-    def _container(self) -> Container:
-        if not self.root.exists():
-            raise ConfigError(
-                f"data.root: {self.root} does not exist; get BAR from {ORIGIN} and give its folder or zip"
-            )
-        return Container(self.root)
-
-    @cached_property
     def _prefix(self) -> str:
-        for prefix in PREFIXES:
-            if self._container.has(f"{prefix}train/"):
-                return prefix
-        raise ConfigError(
-            f"data.root: {self.root} has no folder train; get BAR from {ORIGIN} and give its folder or zip"
-        )
+        return self.locate("train/", *PREFIXES)
 
     @cached_property
     def _is_resplit(self) -> bool:
-        return self._container.has(f"{self._prefix}train/align/")
+        return self.container.has(f"{self._prefix}train/align/")
 
     def load(self, split: Split) -> Samples | None:
         """Lists one split; the pictures are decoded later."""
@@ -115,9 +84,9 @@ class BAR(DebiasDataModule):
     def _load_official(self, split: Split) -> Samples | None:
         if split == "val":
             return None
-        names = self._container.names([f"{self._prefix}{split}/"])
+        names = self.container.names([f"{self._prefix}{split}/"])
         labels = np.array([self._official_label(name) for name in names], dtype=np.int64)
-        return self._some(Samples(ImageFiles(self._container, names), labels, np.full_like(labels, -1)), f"{split}/")
+        return self._some(Samples(ImageFiles(self.container, names), labels, np.full_like(labels, -1)), f"{split}/")
 
     def _official_label(self, name: str) -> int:
         action = name.rsplit("/", 1)[-1].rsplit("_", 1)[0]
@@ -146,11 +115,9 @@ class BAR(DebiasDataModule):
         return None if split == "val" and not len(samples) else self._some(samples, folder)
 
     def _named(self, *folders: str) -> Samples:
-        return named_samples(self._container, [f"{self._prefix}{folder}" for folder in folders], CLASSES)
+        return named_samples(self.container, [f"{self._prefix}{folder}" for folder in folders], CLASSES)
 
     def _some(self, samples: Samples, folder: str) -> Samples:
         if not len(samples):
-            raise ConfigError(
-                f"data.root: {self.root} has no image below {self._prefix}{folder}; get BAR from {ORIGIN} again"
-            )
+            raise self.unusable(f"has no image below {self._prefix}{folder}")
         return samples

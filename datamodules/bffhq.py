@@ -2,22 +2,20 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
-from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.base import Samples, Split
+from datamodules.benchmark import Benchmark
 from datamodules.biased_split import Percent
 from datamodules.release import Release, find_release
-from lightning_modules.errors import ConfigError
 
 CLASSES = ("young", "old")
 GENDERS = ("woman", "man")
-ORIGIN = "https://github.com/kakaoenterprise/Learning-Debiased-Disentangled"
 
 
-class BFFHQ(DebiasDataModule):
+class BFFHQ(Benchmark):
     """BFFHQ (Lee et al., DisEnt, NeurIPS 2021): age is the class, gender the bias; young women and old men are aligned.
 
     The files linked from https://github.com/kakaoenterprise/Learning-Debiased-Disentangled, a folder or a zip::
@@ -34,14 +32,13 @@ class BFFHQ(DebiasDataModule):
         root: The folder that holds the shares and test/ (or a folder `bffhq` with them), or a zip file of them.
         percent: Share of bias-conflict training images.
         test: Which test images are read: all, or those in conflict.
-        image_size: Side of the input, in pixels.
-        augment: Random changes of training images.
-        mean: Mean of each channel (ImageNet's).
-        std: Standard deviation of each channel (ImageNet's).
-        num_workers: Loader processes.
-        cache: Keep decoded pictures in memory: at 224 pixels 2.9 GB for the training images.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Benchmark`; `cache` takes 2.9 GB at 224 pixels.
     """
+
+    ORIGIN: ClassVar[str] = (
+        "get BFFHQ, linked from https://github.com/kakaoenterprise/Learning-Debiased-Disentangled, and give its folder "
+        "or zip"
+    )
 
     def __init__(
         self,
@@ -49,24 +46,9 @@ class BFFHQ(DebiasDataModule):
         *,
         percent: Percent = "0.5pct",
         test: Literal["all", "conflict"] = "all",
-        image_size: int = 224,
-        augment: Augment = "crop_flip",
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        num_workers: int = 2,
-        cache: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            augment=augment,
-            mean=mean,
-            std=std,
-            num_workers=num_workers,
-            cache=cache,
-            **kwargs,
-        )
-        self.root = Path(root).expanduser()
+        super().__init__(root, **kwargs)
         self.percent: Percent = percent
         self.test = test
 
@@ -84,10 +66,7 @@ class BFFHQ(DebiasDataModule):
     def _release(self) -> Release:
         release = find_release(self.root, "bffhq", self.percent, CLASSES)
         if release is None:
-            raise ConfigError(
-                f"data.root: {self.root} has none of the folders 0.5pct, 1pct, 2pct, 5pct; get BFFHQ, linked from "
-                f"{ORIGIN}, and give its folder or zip"
-            )
+            raise self.unusable("has none of the folders 0.5pct, 1pct, 2pct, 5pct")
         return release
 
     def load(self, split: Split) -> Samples | None:

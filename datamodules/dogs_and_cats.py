@@ -3,14 +3,14 @@
 import re
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD, Augment
-from datamodules.base import DebiasDataModule, Samples, Split
-from datamodules.images import Container, ImageFiles
+from datamodules.base import Samples, Split
+from datamodules.benchmark import Benchmark
+from datamodules.images import ImageFiles
 from datamodules.release import Release, find_release
 from lightning_modules.errors import ConfigError
 
@@ -35,7 +35,7 @@ TEST = 500
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class DogsAndCats(DebiasDataModule):
+class DogsAndCats(Benchmark):
     """Dogs & Cats (Kim et al., Learning Not to Learn, CVPR 2019): the pet is the class, its brightness the bias.
 
     Dark cats and bright dogs are aligned. Three layouts are found out from the files, each a folder or a zip. The
@@ -65,14 +65,11 @@ class DogsAndCats(DebiasDataModule):
         root: The folder or zip file, as above.
         percent: Share of bias-conflict training images.
         lists: The folder of the two lists; when not given, the root, or the folder of the zip.
-        image_size: Side of the input, in pixels.
-        augment: Random changes of training images.
-        mean: Mean of each channel (ImageNet's).
-        std: Standard deviation of each channel (ImageNet's).
-        num_workers: Loader processes.
         cache: Keep decoded pictures in memory: at 224 pixels 1.7 GB for the whole set.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Benchmark`.
     """
+
+    ORIGIN: ClassVar[str] = REMEDY
 
     def __init__(
         self,
@@ -80,24 +77,10 @@ class DogsAndCats(DebiasDataModule):
         *,
         percent: Literal["1pct", "5pct"] = "1pct",
         lists: Path | None = None,
-        image_size: int = 224,
-        augment: Augment = "crop_flip",
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        num_workers: int = 2,
         cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            augment=augment,
-            mean=mean,
-            std=std,
-            num_workers=num_workers,
-            cache=cache,
-            **kwargs,
-        )
-        self.root = Path(root).expanduser()
+        super().__init__(root, cache=cache, **kwargs)
         self.percent = percent
         self.lists = None if lists is None else Path(lists).expanduser()
 
@@ -122,9 +105,7 @@ class DogsAndCats(DebiasDataModule):
     @cached_property
     def _groups(self) -> dict[tuple[int, int], list[str]]:
         """The images of each (class, colour), sorted by name."""
-        if not self.root.exists():
-            raise ConfigError(f"data.root: {self.root} does not exist; {REMEDY}")
-        names = [name for name in Container(self.root).names([""]) if _pet(name)]
+        names = [name for name in self.container.names([""]) if _pet(name)]
         in_folders = [name for name in names if PurePosixPath(name).parent.name in COLOURS]
         names = in_folders or names
         found: dict[str, str] = {}
@@ -138,10 +119,7 @@ class DogsAndCats(DebiasDataModule):
             colours = self._listed()
         missing = [pet for pet in colours if pet not in found]
         if missing:
-            raise ConfigError(
-                f"data.root: {self.root} lacks {len(missing)} images of {' and '.join(LISTS)}, the first is "
-                f"{missing[0]}; {REMEDY}"
-            )
+            raise self.unusable(f"lacks {len(missing)} images of {' and '.join(LISTS)}, the first is {missing[0]}")
         groups: dict[tuple[int, int], list[str]] = {group: [] for group in GROUPS}
         for pet, name in found.items():
             if pet in colours:
@@ -182,7 +160,7 @@ class DogsAndCats(DebiasDataModule):
             names += [group[position] for position in chosen]
             groups += [(label, colour)] * length
         labels, biases = np.array(groups, dtype=np.int64).T.copy()
-        return Samples(ImageFiles(Container(self.root), names), labels, biases)
+        return Samples(ImageFiles(self.container, names), labels, biases)
 
     def _counts(self, split: Split) -> NDArray[np.int64]:
         """How many images of each class and colour a split has, int64 [2, 2]."""

@@ -92,7 +92,7 @@ def test_missing_root(tmp_path: Path) -> None:
 
 
 def test_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.root: .* has no folder train; get BAR from"):
+    with pytest.raises(ConfigError, match=r"data\.root: .* has no train/; get BAR from"):
         small(tmp_path).setup()
 
 
