@@ -13,12 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from benchmarks.measuring import RESULTS, Row, in_turns, report, seconds
+from benchmarks.pictures import write_pictures
 from datamodules import Folder
 from lightning_modules import build_backbone
 
@@ -49,23 +48,11 @@ STORES = (
 CLASSIFIERS = (("mlp", 28, 256), ("resnet18", 32, 256), ("resnet18", 224, 16), ("resnet50", 224, 16))
 
 
-def write(root: Path, store: Store) -> None:
-    """Write pictures whose files are about as large as those of photographs."""
-    random = np.random.default_rng(0)
-    small = (max(store.width // 8, 4), max(store.height // 8, 4))
-    for split, count in (("train", store.images), ("val", 2), ("test", 2)):
-        for number in range(count):
-            folder = root / split / str(number % 2)
-            folder.mkdir(parents=True, exist_ok=True)
-            coarse = Image.fromarray(random.integers(0, 256, (small[1], small[0], 3), dtype=np.uint8))
-            picture = coarse.resize((store.width, store.height), Image.Resampling.BICUBIC)
-            picture.save(folder / f"{number}.{store.suffix}")
-
-
 def loader_row(store: Store, rounds: int) -> Row:
     """Measure one loader."""
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), store)
+        counts = {"train": store.images, "val": 2, "test": 2}
+        write_pictures(Path(folder), counts, 2, (store.width, store.height), store.suffix)
         batch_size = 256 if store.size <= 32 else 64
         data = Folder(Path(folder), image_size=store.size, batch_size=batch_size, cache=store.cache, broken="unchecked")
         data.setup("fit")

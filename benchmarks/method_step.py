@@ -18,10 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.measuring import RESULTS, Lap, Row, compare, in_turns, report, seconds
-from benchmarks.training_step import Ready, Turns
-from callbacks import StageCallback
+from benchmarks.pictures import write_pictures
+from benchmarks.training_step import Ready, train_in_turns
 from datamodules import Folder
 from lightning_modules import Classifier, DisEnt, LfF
 
@@ -64,17 +61,6 @@ SETTINGS = (
 )
 # The permuted codes are part of the step from the first one on.
 EXTRA: dict[type[Classifier], dict[str, Any]] = {LfF: {}, DisEnt: {"swap_from": -1}}
-
-
-def write_pictures(root: Path, setting: Setting) -> None:
-    """Write PNG files in class folders, as the ready-made releases have them."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", setting.images), ("val", CLASSES), ("test", CLASSES)):
-        for number in range(count):
-            folder = root / split / str(number % CLASSES)
-            folder.mkdir(parents=True, exist_ok=True)
-            coarse = Image.fromarray(random.integers(0, 256, (7, 7, 3), dtype=np.uint8))
-            coarse.resize((setting.size, setting.size)).save(folder / f"{number}.png")
 
 
 class PlainFiles(Dataset[tuple[Tensor, int, int]]):
@@ -186,24 +172,17 @@ def measure(
         for image, label, index in plain:
             step(image.to(memory_format=torch.channels_last), label, index)
 
-    turns = Turns(epoch)
     if ready is not None:
         data.train_dataloader = lambda: ready  # type: ignore[method-assign,assignment,return-value]
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            accelerator="cpu", devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
-            callbacks=[turns, StageCallback(Path(folder), seed=1)], logger=CSVLogger(folder), limit_val_batches=0,
-            num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(setting.module(method), datamodule=data)
-    return turns.lightning[1:], turns.plain[1:]  # the first of each is not counted
+    return train_in_turns(setting.module(method), epoch, rounds, datamodule=data)
 
 
 def rows_of(method: type[Classifier], setting: Setting, rounds: int) -> list[Row]:
     """Measure a method in a setting."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write_pictures(root, setting)
+        counts = {"train": setting.images, "val": CLASSES, "test": CLASSES}
+        write_pictures(root, counts, CLASSES, (setting.size, setting.size), "png")
 
         def folder_data() -> Folder:
             augment = "crop_flip" if setting.augment else "none"

@@ -89,6 +89,31 @@ def plain_loop(loader: Batches) -> Callable[[int], None]:
     return epoch
 
 
+def train_in_turns(
+    module: LightningModule, plain_epoch: Callable[[int], None], rounds: int, **source: Any
+) -> tuple[list[Lap], list[Lap]]:
+    """Train a module under Lightning, with a plain epoch after each of its own.
+
+    Args:
+        module: What is trained, as the chain does it.
+        plain_epoch: Trains for one epoch, given its number, with nothing but PyTorch.
+        rounds: Epochs of each.
+        **source: For ``Trainer.fit``: the data.
+
+    Returns:
+        Times of Lightning's epochs and of the plain ones.
+    """
+    turns = Turns(plain_epoch)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator="cpu", devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
+            callbacks=[turns, StageCallback(Path(folder), seed=1)], logger=CSVLogger(folder), limit_val_batches=0,
+            num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, **source)
+    return turns.lightning[1:], turns.plain[1:]  # the first of each is not counted
+
+
 def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list[Lap], list[Lap]]:
     """Train in turns.
 
@@ -100,18 +125,9 @@ def measure(data: Miniature, batches: Batches | None, rounds: int) -> tuple[list
     Returns:
         Times of Lightning's epochs and of the plain ones.
     """
-    turns = Turns(plain_loop(data.train_dataloader() if batches is None else batches))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            accelerator="cpu", devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
-            callbacks=[turns, StageCallback(Path(folder), seed=1)], logger=CSVLogger(folder), limit_val_batches=0,
-            num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        if batches is None:
-            trainer.fit(make_module(), datamodule=data)
-        else:
-            trainer.fit(make_module(), train_dataloaders=batches)
-    return turns.lightning[1:], turns.plain[1:]  # the first of each is not counted
+    plain_epoch = plain_loop(data.train_dataloader() if batches is None else batches)
+    source = {"datamodule": data} if batches is None else {"train_dataloaders": batches}
+    return train_in_turns(make_module(), plain_epoch, rounds, **source)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """What is trained on: one data module for each benchmark, the user's own data, and the behaviour they share."""
 
 from datamodules.bar import BAR
-from datamodules.base import DebiasDataModule, Entries, Samples
+from datamodules.base import DebiasDataModule
 from datamodules.bffhq import BFFHQ
 from datamodules.celeba import CelebA
 from datamodules.cmnist import CMNIST
@@ -11,6 +11,7 @@ from datamodules.dogs_and_cats import DogsAndCats
 from datamodules.folder import Folder
 from datamodules.imagenet9 import ImageNet9
 from datamodules.miniature import Miniature
+from datamodules.samples import Entries, Samples
 from datamodules.spuco_animals import SpuCoAnimals
 from datamodules.table import Table
 from datamodules.urbancars import UrbanCars

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark
 from datamodules.images import ImageFiles
 from datamodules.release import CONFLICT, join, named_samples
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 CLASSES = ("climbing", "diving", "fishing", "pole vaulting", "racing", "throwing")

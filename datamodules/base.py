@@ -3,7 +3,6 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,73 +19,18 @@ from datamodules.augment import Augment, Padding, Transform
 from datamodules.dataset import ArrayStore, Batch, FileStore, ImageDataset, Part
 from datamodules.images import Container, ImageFiles
 from datamodules.manifest import MANIFEST, read_manifest, read_selection
+from datamodules.samples import Entries, Samples, Split, carve
 from datamodules.sampling import Mixing, TrainSampler, synthetic_per_batch
 from lightning_modules.errors import ConfigError
 from lightning_modules.metrics import GroupTable
 
 log = logging.getLogger("diffubias")
 
-Split = Literal["train", "val", "test"]
 Source = Literal["real", "synthetic", "both"]
 Balance = Literal["none", "class", "group"]
 
 # up to this side (in pixels) synthetic images are kept in memory without being asked: 100,000 of them take 1.2 GB
 SMALL = 64
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One split of a data set.
-
-    Attributes:
-        images: uint8 [N, H, W, 3], or the files that hold the pictures.
-        labels: Classes, int64 [N].
-        biases: Bias attributes, int64 [N]: equal to the label where a sample is bias-aligned, -1 where unknown.
-    """
-
-    images: NDArray[np.uint8] | ImageFiles
-    labels: NDArray[np.int64]
-    biases: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Returns the number of samples."""
-        return len(self.labels)
-
-    def select(self, positions: NDArray[np.int64]) -> "Samples":
-        """Returns the samples at the given positions, in that order."""
-        images = self.images
-        chosen = images[positions] if isinstance(images, np.ndarray) else images.select(positions.tolist())
-        return Samples(chosen, self.labels[positions], self.biases[positions])
-
-
-@dataclass(frozen=True)
-class Entries:
-    """What a stage trains on, entry by entry: the real images first, the synthetic ones after them.
-
-    Attributes:
-        labels: Classes, int64 [N].
-        biases: Bias attributes, int64 [N], -1 where unknown, as for every synthetic image.
-        real: How many are real; an image of a batch is entry `index + synthetic * real`.
-    """
-
-    labels: Tensor
-    biases: Tensor
-    real: int
-
-    def __len__(self) -> int:
-        """Returns the number of entries."""
-        return len(self.labels)
-
-    def groups(self, num_biases: int) -> Tensor:
-        """Returns the group of every entry, int64 [N].
-
-        Args:
-            num_biases: Number of bias attributes B.
-
-        Returns:
-            `label * (B + 1) + bias`, with B in place of an unknown bias.
-        """
-        return self.labels * (num_biases + 1) + torch.where(self.biases >= 0, self.biases, num_biases)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -461,23 +405,3 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         part = self._part("train")
         share = range(rank, len(part), world_size)
         return self._loader(ImageDataset([part], self._plain_transform), batch_size, share)
-
-
-def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Splits a training set into training and validation, class by class.
-
-    Args:
-        labels: Classes, int64 [N].
-        fraction: Share of every class that is held out; at least one image, but never all of a class.
-        seed: Seed of the choice.
-
-    Returns:
-        Positions kept for training and positions held out, both ascending.
-    """
-    random = np.random.default_rng([seed, 0x76616C])
-    held_out = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        held_out[members[:count]] = True
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

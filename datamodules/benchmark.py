@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD
-from datamodules.base import DebiasDataModule, Samples
+from datamodules.base import DebiasDataModule
 from datamodules.images import SUFFIXES, Container, ImageFiles
+from datamodules.samples import Samples
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")

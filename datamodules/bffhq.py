@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark
 from datamodules.biased_split import Percent
 from datamodules.release import Release, find_release
+from datamodules.samples import Samples, Split
 
 CLASSES = ("young", "old")
 GENDERS = ("woman", "man")

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from datamodules.base import Samples, Split
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 # a validation set keeps so many conflict images of a class

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.base import DebiasDataModule
 from datamodules.dataset import FileStore, Part, Store
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")

@@ -2,17 +2,15 @@
 
 import gzip
 import zlib
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augment import Augment
-from datamodules.base import DebiasDataModule, Samples, Split
-from datamodules.biased_split import RATIOS, Percent, assign, assign_training, check_ratio, hold_out
-from datamodules.release import Release, find_release
+from datamodules.rebuilt import Rebuilt
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 CLASSES = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")
@@ -43,8 +41,6 @@ MEAN_COLOURS = np.array(
         [0.833658, 0.202409, 0.266943],
     ]
 )
-# 5,000 of the 60,000 training images
-VAL_SHARE = 1 / 12
 ORIGIN = "https://ossci-datasets.s3.amazonaws.com/mnist"
 RELEASE = "https://github.com/kakaoenterprise/Learning-Debiased-Disentangled"
 FOLDERS = ("MNIST/raw", "raw", ".")
@@ -52,7 +48,7 @@ TRAIN_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
 TEST_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
-class CMNIST(DebiasDataModule):
+class CMNIST(Rebuilt):
     """Coloured MNIST as in Learning from Failure (Nam et al., NeurIPS 2020): the colour of the digit is the bias.
 
     It is built in memory from the four files of MNIST, unpacked or as .gz (https://ossci-datasets.s3.amazonaws.com/mnist
@@ -77,59 +73,33 @@ class CMNIST(DebiasDataModule):
 
     Args:
         root: The folder of the files.
-        percent: Share of bias-conflict training images.
-        conflict_ratio: Another share of bias-conflict training images, 0 to 1, instead of `percent`; 0.9 makes an
-            unbiased training set, the oracle.
         std_colour: Standard deviation of the colours around their mean, in units of the range 0 to 1; not for the
             released files. Learning from Failure has 0.05, 0.02, 0.01, 0.005, 0.002 for its severities 1 to 5.
-        shuffle: Draw by `seed` which images are in conflict. False takes the first and the last of each class in the
-            order of the files, as the code of Learning from Failure does: plain training is then 6 to 8 points worse.
-        download: Fetch MNIST into root/MNIST/raw when it is not there.
-        batch_size: Samples in a batch of one process.
         image_size: Side of the input, in pixels.
         augment: Random changes of training images.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
-        cache: Keep decoded pictures in memory: 165 MB for the released files; what is built is in memory anyway.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Rebuilt` and `DebiasDataModule`.
     """
+
+    RELEASE: ClassVar[str] = "cmnist"
+    VAL_SHARE: ClassVar[float] = 1 / 12  # 5,000 of the 60,000 training images
 
     def __init__(
         self,
         root: Path,
         *,
-        percent: Percent = "0.5pct",
-        conflict_ratio: float | None = None,
         std_colour: float = 0.005,
-        shuffle: bool = True,
-        download: bool = False,
-        batch_size: int = 256,
         image_size: int = 28,
         augment: Augment = "none",
         mean: tuple[float, float, float] = (0.0, 0.0, 0.0),
         std: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            image_size=image_size,
-            augment=augment,
-            mean=mean,
-            std=std,
-            cache=cache,
-            **kwargs,
-        )
-        if conflict_ratio is not None:
-            check_ratio(conflict_ratio)
+        super().__init__(root, image_size=image_size, augment=augment, mean=mean, std=std, **kwargs)
         if not 0 <= std_colour <= 1:
             raise ConfigError(f"data.std_colour={std_colour} must lie between 0 and 1")
-        self.root = Path(root).expanduser()
-        self.percent: Percent = percent
-        self.conflict_ratio = conflict_ratio
         self.std_colour = std_colour
-        self.shuffle = shuffle
-        self.download = download
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -140,11 +110,6 @@ class CMNIST(DebiasDataModule):
     def bias_names(self) -> tuple[str, ...]:
         """Names of the colours; colour i goes with digit i."""
         return COLOURS
-
-    @cached_property
-    def _release(self) -> Release | None:
-        wanted = self.conflict_ratio is None
-        return find_release(self.root, "cmnist", self.percent, CLASSES) if wanted else None
 
     def prepare_data(self) -> None:
         """Fetches MNIST when that is wanted and needed; one process of a machine does it."""
@@ -161,26 +126,13 @@ class CMNIST(DebiasDataModule):
                 f"into {self.root}"
             ) from error
 
-    def load(self, split: Split) -> Samples | None:
-        """Colours the digits of one split, or lists the released files."""
-        return self._build(split) if self._release is None else self._release.load(split)
-
     def _build(self, split: Split) -> Samples:
         grey, labels = self._read(*(TEST_FILES if split == "test" else TRAIN_FILES))
         # drawn for the whole file, so that an image's shade does not depend on the split that it falls into
         jitter = np.random.default_rng([self.seed, int(split == "test")]).standard_normal((len(labels), 3))
-        ratio = RATIOS[self.percent] if self.conflict_ratio is None else self.conflict_ratio
-        order = self.seed if self.shuffle else None
-        if split == "test":
-            biases = assign(labels, len(COLOURS), 1 / len(COLOURS), order)
-        else:
-            kept, held_out = hold_out(labels, round(len(labels) * VAL_SHARE), self.seed)
-            chosen = kept if split == "train" else held_out
-            grey, labels, jitter = grey[chosen], labels[chosen], jitter[chosen]
-            if split == "train":
-                biases = assign_training(labels, len(COLOURS), ratio, order)
-            else:
-                biases = assign(labels, len(COLOURS), 1 - ratio, order)
+        chosen = self._positions(split, labels)
+        grey, labels, jitter = grey[chosen], labels[chosen], jitter[chosen]
+        biases = self._biases(split, labels)
         colours = (MEAN_COLOURS[biases] + self.std_colour * jitter).clip(0, 1)
         return Samples(paint(grey, colours), labels, biases)
 

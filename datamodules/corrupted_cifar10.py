@@ -4,20 +4,18 @@ import hashlib
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.augment import Augment
-from datamodules.base import DebiasDataModule, Samples, Split
-from datamodules.biased_split import RATIOS, Percent, assign, assign_training, check_ratio, hold_out
 from datamodules.cache import kept
 from datamodules.corruptions.build import Task, corrupt
 from datamodules.corruptions.frost import read_plates
 from datamodules.corruptions.pixels import SIDE
 from datamodules.images import Container, ImageFiles
-from datamodules.release import Release, find_release
+from datamodules.rebuilt import Rebuilt
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 Pairing = Literal["release", "type0", "type1"]
@@ -64,8 +62,6 @@ PAIRINGS: dict[Pairing, tuple[str, ...]] = {
 }
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 STRONGEST = 5
-# 5,000 of the 50,000 training images
-VAL_SHARE = 1 / 10
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2023, 0.1994, 0.2010)
 BATCHES = "cifar-10-batches-py"
@@ -73,7 +69,7 @@ ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html"
 RELEASE = "https://github.com/kakaoenterprise/Learning-Debiased-Disentangled"
 
 
-class CorruptedCIFAR10(DebiasDataModule):
+class CorruptedCIFAR10(Rebuilt):
     """Corrupted CIFAR-10 as in Learning from Failure (Nam et al., NeurIPS 2020): the corruption is the bias.
 
     It is built from CIFAR-10, either the Python version (https://www.cs.toronto.edu/~kriz/cifar.html or
@@ -107,9 +103,6 @@ class CorruptedCIFAR10(DebiasDataModule):
 
     Args:
         root: The folder of the files.
-        percent: Share of bias-conflict training images.
-        conflict_ratio: Another share of bias-conflict training images, 0 to 1, instead of `percent`; 0.9 makes an
-            unbiased training set, the oracle.
         pairing: Which corruption goes with which class. `release`: snow, frost, defocus blur, brightness, contrast,
             spatter, glass blur, jpeg, pixelate, saturate, as DiffuBias lists them. `type0`, of Learning from Failure:
             the same with fog for birds and elastic for frogs. `type1`, of the same: noise (gaussian, shot, impulse,
@@ -119,60 +112,35 @@ class CorruptedCIFAR10(DebiasDataModule):
             `imagecorruptions` has them in its folder `frost`.
         cache_dir: Where built sets are kept; root/corrupted when not given. Where it cannot be written, the set is
             built in memory at every start.
-        shuffle: Draw by `seed` which images are in conflict. False takes the first and the last of each class in the
-            order of the files, as the code of Learning from Failure does.
-        download: Fetch CIFAR-10 into root when it is not there.
-        batch_size: Samples in a batch of one process.
         image_size: Side of the input, in pixels.
-        augment: Random changes of training images.
         mean: Mean of each channel (CIFAR-10's).
         std: Standard deviation of each channel (CIFAR-10's).
-        cache: Keep decoded pictures in memory: 184 MB for the released files; what is built is in memory anyway.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Rebuilt` and `DebiasDataModule`.
     """
+
+    RELEASE: ClassVar[str] = "cifar10c"
+    VAL_SHARE: ClassVar[float] = 1 / 10  # 5,000 of the 50,000 training images
 
     def __init__(
         self,
         root: Path,
         *,
-        percent: Percent = "0.5pct",
-        conflict_ratio: float | None = None,
         pairing: Pairing = "release",
         severity: int = STRONGEST,
         frost_dir: Path | None = None,
         cache_dir: Path | None = None,
-        shuffle: bool = True,
-        download: bool = False,
-        batch_size: int = 256,
         image_size: int = SIDE,
-        augment: Augment = "crop_flip",
         mean: tuple[float, float, float] = MEAN,
         std: tuple[float, float, float] = STD,
-        cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            batch_size=batch_size,
-            image_size=image_size,
-            augment=augment,
-            mean=mean,
-            std=std,
-            cache=cache,
-            **kwargs,
-        )
-        if conflict_ratio is not None:
-            check_ratio(conflict_ratio)
+        super().__init__(root, image_size=image_size, mean=mean, std=std, **kwargs)
         if not 1 <= severity <= STRONGEST:
             raise ConfigError(f"data.severity={severity} must be 1 to {STRONGEST}")
-        self.root = Path(root).expanduser()
-        self.percent: Percent = percent
-        self.conflict_ratio = conflict_ratio
         self.pairing: Pairing = pairing
         self.severity = severity
         self.frost_dir = None if frost_dir is None else Path(frost_dir).expanduser()
         self.cache_dir = self.root / "corrupted" if cache_dir is None else Path(cache_dir).expanduser()
-        self.shuffle = shuffle
-        self.download = download
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -184,11 +152,10 @@ class CorruptedCIFAR10(DebiasDataModule):
         """Names of the corruptions; corruption i goes with class i."""
         return PAIRINGS[self.pairing]
 
-    @cached_property
-    def _release(self) -> Release | None:
-        built = (self.conflict_ratio, self.pairing, self.severity, self.frost_dir)
-        wanted = built == (None, "release", STRONGEST, None)
-        return find_release(self.root, "cifar10c", self.percent, CLASSES) if wanted else None
+    @property
+    def _asks_for_release(self) -> bool:
+        built = (self.pairing, self.severity, self.frost_dir)
+        return super()._asks_for_release and built == ("release", STRONGEST, None)
 
     def prepare_data(self) -> None:
         """Fetches CIFAR-10 when that is wanted and needed, and builds the set; one process of a machine does it."""
@@ -198,9 +165,8 @@ class CorruptedCIFAR10(DebiasDataModule):
             self._fetch()
         _ = self._built
 
-    def load(self, split: Split) -> Samples | None:
-        """Takes one split out of the built set, or lists the released files."""
-        return self._built[split] if self._release is None else self._release.load(split)
+    def _build(self, split: Split) -> Samples:
+        return self._built[split]
 
     @cached_property
     def _built(self) -> dict[Split, Samples]:
@@ -225,22 +191,15 @@ class CorruptedCIFAR10(DebiasDataModule):
 
     def _assigned(self) -> dict[Split, tuple[Samples, NDArray[np.int64]]]:
         """The three splits with plain pictures, and the seeds of their pictures."""
-        train, test = self._source("train"), self._source("test")
-        positions: dict[Split, NDArray[np.int64]] = {"test": np.arange(len(test))}
-        positions["train"], positions["val"] = hold_out(train.labels, round(len(train) * VAL_SHARE), self.seed)
-        ratio = RATIOS[self.percent] if self.conflict_ratio is None else self.conflict_ratio
-        order = self.seed if self.shuffle else None
         splits: dict[Split, tuple[Samples, NDArray[np.int64]]] = {}
+        train, test = self._source("train"), self._source("test")
         for split in SPLITS:
-            chosen = (test if split == "test" else train).select(positions[split])
-            if split == "train":
-                biases = assign_training(chosen.labels, len(CLASSES), ratio, order)
-            else:
-                share = 1 / len(CLASSES) if split == "test" else 1 - ratio
-                biases = assign(chosen.labels, len(CLASSES), share, order)
+            source = test if split == "test" else train
+            positions = self._positions(split, source.labels)
+            chosen = source.select(positions)
             # the number of the picture in its file counts, so that a picture does not depend on the split
-            seeds = np.stack(np.broadcast_arrays(self.seed, int(split == "test"), positions[split]), axis=1)
-            splits[split] = (Samples(chosen.images, chosen.labels, biases), seeds)
+            seeds = np.stack(np.broadcast_arrays(self.seed, int(split == "test"), positions), axis=1)
+            splits[split] = (Samples(chosen.images, chosen.labels, self._biases(split, chosen.labels)), seeds)
         return splits
 
     def _source(self, split: Split) -> Samples:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark
 from datamodules.images import ImageFiles
 from datamodules.release import Release, find_release
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 CLASSES = ("cat", "dog")

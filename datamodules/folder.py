@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.base import Split
 from datamodules.images import Container, ImageFiles
 from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
+from datamodules.samples import Split
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")

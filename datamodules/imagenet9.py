@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark
+from datamodules.samples import Samples, Split
 
 # the 42 classes of ImageNet (WordNet ids) in the nine classes of ReBias
 SYNSETS: dict[str, tuple[str, ...]] = {

@@ -3,9 +3,10 @@
 from typing import Any
 
 from datamodules.augment import Augment, Padding
-from datamodules.base import DebiasDataModule, Samples, Split
+from datamodules.base import DebiasDataModule
 from datamodules.biased_split import check_conflicts, check_ratio
 from datamodules.miniature_world import BACKGROUNDS, BUILD_SEED, SHAPES, SIZE, biased_groups, render
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD
-from datamodules.base import Samples, Split, carve
 from datamodules.checking import SPLITS, CheckedDataModule
 from datamodules.dataset import Part
 from datamodules.images import ImageFiles
+from datamodules.samples import Samples, Split, carve
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")

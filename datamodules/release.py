@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from datamodules.base import Samples, Split
+from datamodules.biased_split import RATIOS
 from datamodules.images import Container, ImageFiles
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")
 
-PERCENTS = ("0.5pct", "1pct", "2pct", "5pct")
 # "conlict" is how the README of the release spells it
 CONFLICT = ("conflict", "conlict")
 # the first field may hold anything, dots too
@@ -120,7 +120,7 @@ class Release:
 
     def _train(self, share: str) -> Samples:
         if not self.container.has(share):
-            there = [percent for percent in PERCENTS if self.container.has(f"{self.folder}{percent}/")]
+            there = [percent for percent in RATIOS if self.container.has(f"{self.folder}{percent}/")]
             raise ConfigError(
                 f"data.percent={self.percent}: {self.container.path} has no folder {share}; there is "
                 f"{', '.join(there) or 'none'}"
@@ -161,6 +161,6 @@ def find_release(root: Path, name: str, percent: str, class_names: tuple[str, ..
         return None
     container = Container(root)
     for folder in ("", f"{name}/"):
-        if any(container.has(f"{folder}{share}/") for share in PERCENTS):
+        if any(container.has(f"{folder}{share}/") for share in RATIOS):
             return Release(container, folder, percent, class_names)
     return None

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark, Group, compare_counts
 from datamodules.bias_ratio import check_bias_ratio, thin_conflicts
+from datamodules.samples import Samples, Split
 
 # folders of the classes, and of the places in them, in the order of the numbers
 CLASS_FOLDERS = (

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.base import Split
 from datamodules.images import Container, ImageFiles
 from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
+from datamodules.samples import Split
 from lightning_modules.errors import ConfigError
 
 # "id" is the validation set of tables with an in-distribution and an out-of-distribution one; numbers as in Waterbirds

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark, Group, compare_counts
+from datamodules.samples import Samples, Split
 from lightning_modules.metrics import GroupTable
 
 KINDS = ("urban", "country")

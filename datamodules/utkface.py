@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark, compare_counts
 from datamodules.bias_ratio import check_bias_ratio, thin_conflicts
 from datamodules.images import ImageFiles
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 log = logging.getLogger("diffubias")

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from datamodules.base import Samples, Split
 from datamodules.benchmark import Benchmark
 from datamodules.images import ImageFiles
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
 FOLDER = "waterbird_complete95_forest2water2/"

@@ -7,15 +7,15 @@ from torch import Tensor
 _LEAST_WIDTH = 1e-6
 
 
-def hsic(x: Tensor, y: Tensor, width_x: Tensor | float = 1.0, width_y: Tensor | float = 1.0) -> Tensor:
-    """Unbiased estimate of the HSIC of two features, with a Gaussian kernel for each.
+def hsic(k: Tensor, m: Tensor) -> Tensor:
+    """Unbiased estimate of the HSIC of two features from their kernel matrices.
 
-    With kernel matrices K and L whose diagonals are set to 0 it is::
+    With kernel matrices K and L whose diagonals are 0 it is::
 
         (tr(K L) + (1'K 1) (1'L 1) / ((B - 1) (B - 2)) - 2 / (B - 2) 1'K L 1) / (B (B - 3))
 
     and 0 for fewer than 4 samples, of which there is no estimate. Its mean is 0 for independent features, so that
-    single values may be negative. It is computed in fp32, under autocast as well.
+    single values may be negative.
 
     The code of ReBias subtracts the diagonal from every row in place of setting it to 0. The value is the same, since a
     constant added to all entries beside the diagonal cancels.
@@ -24,19 +24,12 @@ def hsic(x: Tensor, y: Tensor, width_x: Tensor | float = 1.0, width_y: Tensor | 
     arXiv 1910.02806).
 
     Args:
-        x: features [B, D].
-        y: features [B, E] of the same samples.
-        width_x: standard deviation of the kernel of x, in units of x.
-        width_y: standard deviation of the kernel of y, in units of y.
+        k: kernel matrix [B, B] of one feature, see :func:`kernel`.
+        m: that of the other feature of the same samples.
 
     Returns:
-        The estimate, a scalar float32 (float64 for float64 features).
+        The estimate, a scalar float32 (float64 for float64 kernels), under autocast as well.
     """
-    return hsic_of_kernels(kernel(x, width_x), kernel(y, width_y))
-
-
-def hsic_of_kernels(k: Tensor, m: Tensor) -> Tensor:
-    """The estimate of :func:`hsic` from two kernel matrices [B, B] of :func:`kernel`."""
     count = len(k)
     if count < 4:
         return torch.zeros((), device=k.device)

@@ -9,7 +9,7 @@ from .backbones import build_backbone, scores_and_features
 from .classifier import Batch, Classifier
 from .distributed import summed, world_size
 from .errors import ConfigError
-from .hsic import hsic_of_kernels, kernel, median_distance
+from .hsic import hsic, kernel, median_distance
 from .losses import cross_entropy
 
 
@@ -90,8 +90,8 @@ class ReBias(Classifier):
             self.widths.copy_(summed(medians) / world_size())
         # Each network takes the features of the other as they are.
         kernels = kernel(features, self.widths[0]), kernel(biased_features, self.widths[1])
-        dependence = hsic_of_kernels(kernels[0], kernels[1].detach())
-        biased_dependence = hsic_of_kernels(kernels[0].detach(), kernels[1])
+        dependence = hsic(kernels[0], kernels[1].detach())
+        biased_dependence = hsic(kernels[0].detach(), kernels[1])
         self.log("train/hsic", dependence.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(label))
         both = self.hparams["hsic_weight"] * dependence - self.hparams["biased_hsic_weight"] * biased_dependence
         return logits, cross_entropy(logits, label) + cross_entropy(biased_logits, label) + both

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from datamodules import DebiasDataModule, Samples
-from datamodules.base import Split
 from datamodules.images import ImageFiles
+from datamodules.samples import Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

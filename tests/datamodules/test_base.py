@@ -13,8 +13,9 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 
 from datamodules import BAR, Batch, DebiasDataModule, Miniature, Samples
-from datamodules.base import Entries, Source, Split, carve
+from datamodules.base import Source
 from datamodules.images import Container, ImageFiles
+from datamodules.samples import Entries, Split, carve
 from lightning_modules import GroupTable
 from lightning_modules.errors import ConfigError
 from tests.datamodules.toy import NAMES, Pictures, Unlabelled

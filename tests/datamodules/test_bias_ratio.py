@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from datamodules import Samples
-from datamodules.base import Split
 from datamodules.bias_ratio import check_bias_ratio, conflicts_kept, thin_conflicts
+from datamodules.samples import Split
 from lightning_modules.errors import ConfigError
 
 # aligned images of a class, ratio, conflict images of the released splits of From Fake to Real

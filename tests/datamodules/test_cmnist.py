@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 
-from datamodules.base import Samples, Split
 from datamodules.biased_split import assign, hold_out
 from datamodules.cmnist import CMNIST, MEAN_COLOURS
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 from tests.layouts.mnist import TEST_FILES, TRAIN_FILES, digits, write_mnist
 from tests.layouts.release import write_release

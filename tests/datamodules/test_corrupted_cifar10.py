@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from datamodules.base import Samples, Split
 from datamodules.biased_split import assign, hold_out
 from datamodules.corrupted_cifar10 import BATCHES, CLASSES, PAIRINGS, CorruptedCIFAR10, Pairing
 from datamodules.corruptions import CORRUPTIONS
 from datamodules.corruptions.frost import frost, read_plates
+from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 from tests.generators import picture
 from tests.layouts.cifar10 import plain, write_cifar10, write_cifar10_batches

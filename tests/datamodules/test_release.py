@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datamodules.base import Samples
 from datamodules.images import Container
 from datamodules.release import Release, find_release, named_samples
+from datamodules.samples import Samples
 from lightning_modules.errors import ConfigError
 from tests.generators import picture
 from tests.layouts.release import write_release

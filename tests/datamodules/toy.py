@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from datamodules import DebiasDataModule, Samples
-from datamodules.base import Split
+from datamodules.samples import Split
 
 NAMES = ("a", "b", "c")
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from callbacks import StageCallback
 from datamodules import Samples
-from datamodules.base import Split
+from datamodules.samples import Split
 from lightning_modules import Classifier, ConfigError
 from lightning_modules.dfr import DFR
 from lightning_modules.last_layer import fold, logistic_regression

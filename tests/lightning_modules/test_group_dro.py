@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from callbacks import StageCallback
 from datamodules import Samples
-from datamodules.base import Split
+from datamodules.samples import Split
 from lightning_modules import Classifier, ConfigError
 from lightning_modules.group_dro import GroupDRO
 from tests.datamodules.toy import NAMES, Pictures

@@ -10,7 +10,7 @@ from torch import Tensor
 from callbacks import StageCallback
 from lightning_modules import ConfigError
 from lightning_modules.backbones import scores_and_features
-from lightning_modules.hsic import hsic, median_distance
+from lightning_modules.hsic import hsic, kernel, median_distance
 from lightning_modules.losses import cross_entropy
 from lightning_modules.rebias import ReBias
 from tests.datamodules.toy import Pictures
@@ -74,7 +74,7 @@ def test_loss_is_both_cross_entropies_and_the_difference_of_the_dependences() ->
     logits, losses = model.training_losses(batch)
     torch.testing.assert_close(logits, scores)
     expected = cross_entropy(scores, batch["label"]) + cross_entropy(biased_scores, batch["label"])
-    dependence = hsic(features, biased_features, 0.8, 0.8)
+    dependence = hsic(kernel(features, 0.8), kernel(biased_features, 0.8))
     assert dependence.item() > 1e-4
     torch.testing.assert_close(losses, expected + 1.5 * dependence)
 
@@ -86,7 +86,7 @@ def gradients(model: ReBias, name: str, loss: Tensor) -> list[Tensor]:
 def test_the_network_lessens_the_dependence_and_the_biased_one_raises_it() -> None:
     model, batch = built(hsic_weight=2.0, biased_hsic_weight=0.5), make_batch()
     scores, features, biased_scores, biased_features = both(model, batch)
-    dependence, label = hsic(features, biased_features), batch["label"]
+    dependence, label = hsic(kernel(features, 1.0), kernel(biased_features, 1.0)), batch["label"]
     objective = cross_entropy(scores, label).mean() + 2.0 * dependence
     biased_objective = cross_entropy(biased_scores, label).mean() - 0.5 * dependence
     loss = model.training_step(batch, 0)
@@ -137,7 +137,9 @@ def test_median_widths_are_those_of_the_first_batch_of_the_epoch() -> None:
     torch.testing.assert_close(model.widths, medians(model, first))
     scores, features, biased_scores, biased_features = both(model, second)
     expected = cross_entropy(scores, second["label"]) + cross_entropy(biased_scores, second["label"])
-    torch.testing.assert_close(losses, expected + 2 * hsic(features, biased_features, *medians(model, first)))
+    widths = medians(model, first)
+    dependence = hsic(kernel(features, widths[0]), kernel(biased_features, widths[1]))
+    torch.testing.assert_close(losses, expected + 2 * dependence)
     model.on_train_epoch_start()
     model.training_losses(second)
     torch.testing.assert_close(model.widths, medians(model, second))
