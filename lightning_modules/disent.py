@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .backbones import split_head
-from .bias_ensemble import inside
 from .classifier import Batch
 from .lff import LfF
-from .losses import cross_entropy, generalized_cross_entropy
+from .losses import cross_entropy
 
 
 class DisEnt(LfF):
@@ -84,20 +83,15 @@ class DisEnt(LfF):
         code, biased_code = network.encode(batch["image"].to(memory_format=torch.channels_last))
         logits, biased_logits = network.classify(code, biased_code)
         loss = cross_entropy(logits, label)
-        weight = self.difficulty(rows, label, cross_entropy(biased_logits, label).detach(), loss.detach())
-        losses = weight * loss + settings["lambda_dis"] * self._biased_loss(biased_logits, label, rows)
+        weight = self.difficulty(rows, label, cross_entropy(biased_logits.detach(), label), loss.detach())
+        losses = weight * loss + settings["lambda_dis"] * self.biased_objective(biased_logits, label, rows)
         if self.global_step > settings["swap_from"]:
             order = torch.randperm(len(label), device=label.device)
             swapped, biased_swapped = network.classify(code, biased_code[order])
-            biased_loss = self._biased_loss(biased_swapped, label[order], rows[order])
+            biased_loss = self.biased_objective(biased_swapped, label[order], rows[order])
             swap_losses = weight * cross_entropy(swapped, label) + settings["lambda_swap_b"] * biased_loss
             losses = losses + settings["lambda_swap"] * swap_losses
         return logits, losses
-
-    def _biased_loss(self, logits: Tensor, label: Tensor, rows: Tensor) -> Tensor:
-        if self.amplified is not None:
-            return inside(cross_entropy(logits, label), self.amplified[rows])
-        return generalized_cross_entropy(logits, label, self.hparams["q"], self.hparams["weighted_gce"])
 
     def _network(self) -> "DisentangledNetwork":
         return cast(DisentangledNetwork, self._built())

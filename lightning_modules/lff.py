@@ -91,15 +91,15 @@ class LfF(Classifier):
         rows = batch["index"] + batch["synthetic"] * self._real
         logits, biased_logits = self(batch["image"]), self.biased_logits(batch["image"])
         loss = cross_entropy(logits, label)
-        biased_loss = cross_entropy(biased_logits, label)
-        weight = self.difficulty(rows, label, biased_loss.detach(), loss.detach())
-        if self.amplified is None:
-            biased_loss = generalized_cross_entropy(
-                biased_logits, label, self.hparams["q"], self.hparams["weighted_gce"]
-            )
-        else:
-            biased_loss = inside(biased_loss, self.amplified[rows])
-        return logits, biased_loss + weight * loss
+        biased_loss = cross_entropy(biased_logits.detach(), label)
+        weight = self.difficulty(rows, label, biased_loss, loss.detach())
+        return logits, self.biased_objective(biased_logits, label, rows) + weight * loss
+
+    def biased_objective(self, logits: Tensor, label: Tensor, rows: Tensor) -> Tensor:
+        """Losses [B] that teach what is biased, of its scores [B, C], of labels [B] and of rows [B] of the entries."""
+        if self.amplified is not None:
+            return inside(cross_entropy(logits, label), self.amplified[rows])
+        return generalized_cross_entropy(logits, label, self.hparams["q"], self.hparams["weighted_gce"])
 
     def biased_logits(self, image: Tensor) -> Tensor:
         """Scores [B, C] of the biased network, of normalised images [B, 3, H, W]."""

@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name everybody uses
 
 from callbacks.synthesis.part import Part
 from lightning_modules.errors import ConfigError
+from lightning_modules.losses import cross_entropy
+from lightning_modules.scoring import evaluated
 
 LOGGER = logging.getLogger("diffubias")
 
@@ -83,23 +84,8 @@ def mine_losses(module: nn.Module, loader: Iterable[dict[str, Any]], device: tor
         noise of the batch's composition: a tie then falls to the index, which keeps the ranking the same for other
         rank counts but for losses that noise carries over a rounding border.
     """
-    was_training = module.training
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    losses: list[Tensor] = []
-    indices: list[Tensor] = []
-    module.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            for batch in loader:
-                image = batch["image"].to(device=device, dtype=dtype, non_blocking=True)
-                label = batch["label"].to(device, non_blocking=True)
-                losses.append(F.cross_entropy(module(image).float(), label, reduction="none"))
-                indices.append(batch["index"])
-    finally:
-        module.train(was_training)
-    if not losses:
-        return torch.empty(0), torch.empty(0, dtype=torch.int64)
-    return torch.round(torch.cat(losses).cpu(), decimals=5), torch.cat(indices).cpu()
+    losses, indices = evaluated(module, loader, device, cross_entropy)
+    return torch.round(losses, decimals=5), indices
 
 
 def assemble(parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
