@@ -60,7 +60,7 @@ from callbacks.run_folder import claim
 from callbacks.stage import load_trained
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
-from lightning_modules import Classifier, ConfigError
+from lightning_modules import ConfigError, StagedModule
 
 log = logging.getLogger("diffubias")
 
@@ -90,6 +90,7 @@ class DebiasCLI(LightningCLI):
             "--stages", type=dict[str, Stage] | None, default=None, help="The chain; without it `model` is fitted once."
         )
         parser.add_subclass_arguments(LightningModule, "biased", required=False)
+        parser.add_subclass_arguments(LightningModule, "diffusion", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
 
     def _parse_ckpt_path(self) -> None:
@@ -153,6 +154,7 @@ class DebiasCLI(LightningCLI):
         module.stage_name = fit.name
         module.helpers = helpers
         self.datamodule.source = stage.data
+        self.datamodule.stage_augment = stage.augment
         # the fits of a repeated stage see the images in orders of their own
         self.datamodule.order_seed = seed if stage.repeat > 1 else int(self.cfg.seed_everything)
         init = next((own.last for own in fits if own.written == stage.init_from), None)
@@ -162,12 +164,13 @@ class DebiasCLI(LightningCLI):
             callbacks.append(self._synthesize(stage))
         if not rehearsal:
             folder = fit.last.parent
-            callbacks += [
-                CurveWriter(fit.directory),
-                # the best one first, so that the last one knows of it when a fit goes on from there
-                ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False),
-                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True),
-            ]
+            callbacks.append(CurveWriter(fit.directory))
+            if module.monitor is not None:  # before the last one, which then knows of it when a fit goes on from there
+                best = ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False)
+                callbacks.append(best)
+            callbacks.append(
+                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+            )
         trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
         ckpt_path = fit.last if fit.last.exists() else None
@@ -283,19 +286,20 @@ class DebiasCLI(LightningCLI):
             if all(fit.is_done for fit in fits if fit.written == name):
                 continue
             module = self._build(stage.module)
-            if isinstance(module, Classifier):
-                module.check()
-                module.helpers = {
-                    key: [self._build(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
-                }
-                self.datamodule.source = stage.data
-                module.check_fit(self.datamodule)
-                if stage.init_from is not None:
-                    self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
+            if not isinstance(module, StagedModule):
+                raise ConfigError(f"{stage.module}.class_path: {type(module).__name__} is no StagedModule; see docs")
+            module.check()
+            module.helpers = {
+                key: [self._build(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
+            }
+            self.datamodule.source = stage.data
+            module.check_fit(self.datamodule)
+            if stage.init_from is not None:
+                self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
             if stage.synthesize != "no":
-                self._synthesize(stage).check(self.datamodule.train_labels())
+                self._synthesize(stage).check(self.datamodule)
 
-    def _check_start(self, name: str, module: Classifier, before: str, source_name: str) -> None:
+    def _check_start(self, name: str, module: StagedModule, before: str, source_name: str) -> None:
         """Refuse to start from the weights of another network."""
         source = self._build(before)
         for key in ("backbone", "small_images", "backbone_args"):

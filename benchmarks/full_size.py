@@ -25,6 +25,7 @@ from torch import nn
 
 from benchmarks.measuring import RESULTS, Row, report
 from callbacks.synthesis import Captioner, DiffusersGenerator
+from callbacks.synthesis.plan import Prompt
 from tests.tiny_models import LLAVA_TEMPLATE, clip_tokenizer, word_tokenizer
 
 PROMPT = "A man is climbing a steep rock above the sea while a small boat passes below him"
@@ -157,7 +158,7 @@ def measure_generator(folder: Path, arguments: argparse.Namespace, device: torch
     rows = [Row("Stable Diffusion 1.5: loading", timed(partial(generator.load, device), device)[0], "s")]
     first: float | None = None
     for size in arguments.batch_sizes:
-        draw = partial(generator.sample, [PROMPT] * size, range(size))
+        draw = partial(generator.sample, [Prompt(0, -1, PROMPT)] * size, range(size))
         draw()  # chooses the kernels
         seconds, peak = timed(draw, device)
         first = first or size / seconds

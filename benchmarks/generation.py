@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.measuring import RESULTS, ROOT, Row, compare, in_turns, report, seconds
 from callbacks.synthesis import DiffusersGenerator
+from callbacks.synthesis.plan import Prompt
 from datamodules.miniature_world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES, Scene, describe
 
 STEPS = 7
@@ -48,6 +49,7 @@ def main() -> None:
     pipeline = loader.from_pretrained(arguments.model)
     pipeline.set_progress_bar_config(disable=True)
     prompts, seeds = make_prompts(arguments.images), list(range(arguments.images))
+    planned = [Prompt(0, number, prompt) for number, prompt in enumerate(prompts)]
     drawn: dict[int, Images] = {}
 
     def one_by_one() -> None:
@@ -61,7 +63,7 @@ def main() -> None:
         samples = [
             sample
             for start in range(0, len(prompts), size)
-            for sample in generator.sample(prompts[start : start + size], seeds[start : start + size])
+            for sample in generator.sample(planned[start : start + size], seeds[start : start + size])
         ]
         drawn[size] = [sample.image for sample in samples if sample.image is not None]
 

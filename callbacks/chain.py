@@ -14,8 +14,9 @@ class Stage:
     """One stage of the chain: a fit, or several that differ only in their seed.
 
     Attributes:
-        module: The configuration key of the module to fit: ``biased`` or ``model``.
+        module: The configuration key of the module to fit: ``biased``, ``diffusion`` or ``model``.
         data: The training images: real, synthetic, or both.
+        augment: Random changes of the training images in this stage alone; None takes ``data.augment``.
         synthesize: When images are synthesised: not at all, before this fit, or after it.
         init_from: Name of an earlier stage whose classifier this one starts from; None starts fresh.
         uses: Earlier stages whose trained modules this one is handed, by the name it knows them by; of a repeated
@@ -27,6 +28,7 @@ class Stage:
 
     module: str = "model"
     data: Literal["real", "synthetic", "both"] = "real"
+    augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] | None = None
     synthesize: Literal["no", "start", "end"] = "no"
     init_from: str | None = None
     uses: dict[str, str] = field(default_factory=dict)

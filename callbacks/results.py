@@ -27,7 +27,7 @@ SELECTION = {
 
 
 def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, fit: Fit) -> None:
-    """Test a fitted stage with its last and with its best weights, and mark it as done. Collective.
+    """Test a fitted classifier with its last and with its best weights, and mark its stage as done. Collective.
 
     Writes ``test.json`` (last epoch), ``groups.json`` (its counts of every group), ``best_validation.json`` (best.ckpt)
     and the marker ``done`` into the stage's folder; nothing in a rehearsal. Loggers see the last epoch's values only.
@@ -38,9 +38,11 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         datamodule: Gives the test set.
         fit: Whose folder is written.
     """
-    found: dict[str, Any] = {"test": _test(trainer, module, datamodule)}
-    if isinstance(module, Classifier) and isinstance(datamodule, DebiasDataModule):
-        found["groups"] = _name(module.test_metrics.groups(), datamodule)
+    found: dict[str, Any] = {}
+    if isinstance(module, Classifier):
+        found["test"] = _test(trainer, module, datamodule)
+        if isinstance(datamodule, DebiasDataModule):
+            found["groups"] = _name(module.test_metrics.groups(), datamodule)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     if fit.best.exists():

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import lightning as L  # noqa: N812 - the name Lightning's own documentation uses
 import torch
 from jsonargparse.typing import lazy_instance
-from torch import Tensor
 
 from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
@@ -19,14 +18,15 @@ from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import DiffusersGenerator, Generator
-from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, SELECTION, is_finished
+from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
 from callbacks.synthesis.models import free_memory
 from callbacks.synthesis.part import check_fingerprint, digest, plain
-from callbacks.synthesis.plan import Prompt, plan_images
+from callbacks.synthesis.plan import Count, Prompt, plan_groups, plan_images
 from callbacks.synthesis.progress import Progress
 from callbacks.synthesis.reuse import take_over
+from callbacks.synthesis.templates import Prompter
 from callbacks.synthesis.text_filter import TextFilter
 from lightning_modules.errors import ConfigError
 
@@ -41,17 +41,21 @@ class SynthesizeCallback(L.Callback):
     stopped, on any number of ranks; a finished manifest ends the work at once. All ranks must see the folder.
 
     Args:
+        prompts: Writes prompts from the names of the classes, as Diffusing DeBias and From Fake to Real do; nothing is
+            mined, captioned or filtered then. null mines and captions.
         top_k: Mined images, of each class or of the set, as the miner has it.
         miner: Chooses the images on which the biased model fails.
         captioner: Describes them.
         text_filter: Drops captions without a frequent word; null keeps all captions (the paper's ablation).
         generator: Draws from the captions; null stops after the mining (the control that only repeats mined images).
         gate: Rejects images that must not be learned from.
-        images: How many to draw: a number per class, ``aligned`` for as many as the class has unmined images,
-            ``captions`` for one a caption.
+        images: How many to draw: a number per class (per class and bias attribute where ``prompts`` name both),
+            ``aligned`` for as many as the class has unmined images, ``captions`` for one a caption or prompt; with
+            ``prompts`` also ``uniform`` and ``additive``, see :func:`plan_groups`.
         seed: Seed of captions and images; the chain puts the run's seed where it is null.
         reuse: The ``synthetic`` folder of a finished run to take over in place of a synthesis.
-        strip: Rows of the picture ``strip.png`` (mined image, captions, what was drawn from them); 0 for none.
+        strip: Rows of the picture ``strip.png`` (mined image, captions, what was drawn from them; or prompts and what
+            was drawn from them); 0 for none.
 
     Attributes:
         directory: The synthetic folder, set by the chain; ``synthetic`` below the Trainer's root otherwise.
@@ -66,10 +70,11 @@ class SynthesizeCallback(L.Callback):
         text_filter: TextFilter | None = lazy_instance(TextFilter),  # noqa: B008
         generator: Generator | None = lazy_instance(DiffusersGenerator),  # noqa: B008
         gate: Gate = lazy_instance(Gate),  # noqa: B008
-        images: int | Literal["aligned", "captions"] = "aligned",
+        images: Count = "aligned",
         seed: int | None = None,
         reuse: Path | None = None,
         strip: int = 8,
+        prompts: Prompter | None = None,
     ) -> None:
         super().__init__()
         self.top_k = top_k
@@ -82,6 +87,7 @@ class SynthesizeCallback(L.Callback):
         self.seed = seed
         self.reuse = reuse
         self.strip = strip
+        self.prompts = prompts
         self.directory: Path | None = None
         self.when: Literal["start", "end"] = "end"
         self._progress = Progress()
@@ -117,24 +123,32 @@ class SynthesizeCallback(L.Callback):
             self._say("synthetic set: %d images taken over from %s", count, source)
             self._draw_strip(directory, data)
             return
-        items = self._mine(directory, trainer, pl_module, data)
+        if self.prompts is not None:
+            planned = self._plan_prompts(data)
+        else:
+            items = self._mine(directory, trainer, pl_module, data)
+            if self.generator is None:
+                return
+            planned = self._plan_captions(data, items, self._describe(directory, trainer, data, items))
         if self.generator is None:
-            return
-        prompts = self._describe(directory, trainer, data, items)
-        self._draw(directory, trainer, data, items, prompts, self.generator)
+            raise ConfigError("synthesize.generator is null, but synthesize.prompts ask for images: give a generator")
+        self.generator.learn_from(pl_module, data, Path(trainer.default_root_dir) / "model")
+        self._make_room(trainer, pl_module)
+        self._draw(directory, trainer, data, planned, self.generator)
         self._draw_strip(directory, data)
 
-    def check(self, labels: Tensor) -> None:
+    def check(self, data: MiningData) -> None:
         """Refuse now what would otherwise be refused after the fit; takes well under a second.
 
         Args:
-            labels: Class of every training image, int64 [N].
+            data: The training set, read.
 
         Raises:
             ConfigError: A count, a model or the set to take over is wrong.
         """
         if self.top_k < 1:
             raise ConfigError(f"synthesize.top_k must be at least 1, got {self.top_k}")
+        labels = data.train_labels()
         if isinstance(self.images, int) and self.images < 1:
             raise ConfigError(f"synthesize.images must be at least 1 per class, aligned or captions; got {self.images}")
         if self.directory is not None and is_finished(self.directory):
@@ -144,6 +158,11 @@ class SynthesizeCallback(L.Callback):
                 raise ConfigError(
                     f"synthesize.reuse: {self.reuse} holds no {MANIFEST}: give the synthetic folder of a finished run"
                 )
+            return
+        if self.prompts is not None:
+            self._plan_prompts(data)
+            if self.generator is not None:
+                self.generator.check()
             return
         if self.generator is None:
             return
@@ -161,10 +180,9 @@ class SynthesizeCallback(L.Callback):
 
     def _draw_strip(self, directory: Path, data: MiningData) -> None:
         """Draw the picture strip if it is wanted, possible and not there."""
-        selection = directory / SELECTION
 
         def draw() -> Path | None:
-            wanted = self.strip > 0 and selection.is_file() and not (directory / STRIP).is_file()
+            wanted = self.strip > 0 and is_finished(directory) and not (directory / STRIP).is_file()
             return draw_strip(data, directory, self.strip) if wanted else None
 
         if on_rank_zero(draw):
@@ -172,15 +190,20 @@ class SynthesizeCallback(L.Callback):
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the set, apart from the data and the biased model."""
-        return {
-            "top_k": self.top_k,
+        chosen: dict[str, Any] = {
             "images": self.images,
             "seed": self._seed,
+            "generator": self.generator.settings() if self.generator else None,
+            "gate": self.gate.settings(),
+        }
+        if self.prompts is not None:
+            return {**chosen, "prompts": self.prompts.settings()}
+        return {
+            **chosen,
+            "top_k": self.top_k,
             "miner": self.miner.settings(),
             "captioner": self.captioner.settings() if self.captioner else None,
             "text_filter": self.text_filter.settings() if self.text_filter else None,
-            "generator": self.generator.settings() if self.generator else None,
-            "gate": self.gate.settings(),
         }
 
     @property
@@ -204,14 +227,34 @@ class SynthesizeCallback(L.Callback):
         device = trainer.strategy.root_device
         items = write_selection(directory, pl_module, data, self.miner, self.top_k, device, self._progress)
         share = precision(items, data.aligned_bias)
-        pl_module.to("cpu" if device.type == "cuda" and self.when == "end" else pl_module.device)
-        free_memory()
+        self._make_room(trainer, pl_module)
         known = "" if share is None else f", {share:.1%} of them in conflict with the bias"
         self._say("mining: %d of %d training images%s (%.1f s)",
                   len(items), len(data.train_labels()), known, time.perf_counter() - start)  # fmt: skip
         metrics = {"synthesis/mined": len(items)} | ({} if share is None else {"synthesis/mining_precision": share})
         self._report(trainer, metrics)
         return items
+
+    def _make_room(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take a fitted module off the GPU, where captioner and generator need the room."""
+        if self.when == "end" and trainer.strategy.root_device.type == "cuda":
+            pl_module.to("cpu")
+        free_memory()
+
+    def _plan_prompts(self, data: MiningData) -> list[Prompt]:
+        """List the images to draw without mining."""
+        assert self.prompts is not None
+        prompts = self.prompts.prompts(data.class_names, data.bias_names)
+        groups = zip(data.train_labels().tolist(), data.train_biases().tolist(), strict=True)
+        return plan_groups(prompts, self.images, list(groups))
+
+    def _plan_captions(self, data: MiningData, items: list[dict[str, Any]], prompts: list[Prompt]) -> list[Prompt]:
+        """List the images to draw from the captions of mined images."""
+        labels = data.train_labels().tolist()
+        classes = range(data.num_classes)
+        class_counts = [labels.count(label) for label in classes]
+        mined_counts = [sum(item["label"] == label for item in items) for label in classes]
+        return plan_images(prompts, self.images, class_counts, mined_counts)
 
     def _describe(
         self, directory: Path, trainer: L.Trainer, data: MiningData, items: list[dict[str, Any]]
@@ -264,18 +307,12 @@ class SynthesizeCallback(L.Callback):
         directory: Path,
         trainer: L.Trainer,
         data: MiningData,
-        items: list[dict[str, Any]],
-        prompts: list[Prompt],
+        planned: list[Prompt],
         generator: Generator,
     ) -> None:
         start = time.perf_counter()
-        labels = data.train_labels().tolist()
-        classes = range(data.num_classes)
-        class_counts = [labels.count(label) for label in classes]
-        mined_counts = [sum(item["label"] == label for item in items) for label in classes]
-        planned = plan_images(prompts, self.images, class_counts, mined_counts)
-        drawn_from = digest([[prompt.label, prompt.source_index, prompt.caption] for prompt in planned])
-        on_rank_zero(lambda: self._write_plan(directory, drawn_from, planned, classes))
+        drawn_from = digest([[prompt.label, prompt.bias, prompt.source_index, prompt.caption] for prompt in planned])
+        on_rank_zero(lambda: self._write_plan(directory, drawn_from, planned, range(data.num_classes)))
         drawing = Drawing(directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress)
         counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
         seconds = time.perf_counter() - start

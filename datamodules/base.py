@@ -3,6 +3,7 @@
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,9 +90,12 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             papers report. Nothing is ever selected by it.
 
     Attributes:
+        mean: Mean of each channel that was taken from the images of a batch.
+        std: Standard deviation that they were divided by.
         order_seed: Seed of the order and of the augmentation; None takes `seed`. The command line sets it to
             `seed_everything`, so that a sweep over seeds keeps the data as they are.
         source: What training reads; set for each stage of the chain.
+        stage_augment: Random changes in place of `augment`; set for each stage of the chain.
         synthetic_dir: The folder with the manifest; set by the chain.
     """
 
@@ -153,7 +157,11 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             synthetic_per_batch(batch_size, self.synthetic_share)
         self.source: Source = "real"
         self.synthetic_dir: Path | None = None
-        self._train_transform = Transform(mean, std, augment, crop_padding, crop_scale)
+        self.mean = mean
+        self.std = std
+        self.stage_augment: Augment | None = None
+        self._random_transform = partial(Transform, mean, std, crop_padding=crop_padding, crop_scale=crop_scale)
+        self._augment: Augment = augment
         self._plain_transform = Transform(mean, std)
         self._parts: dict[Split, Part] = {}
         self._repeated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -306,7 +314,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         remedy = f"delete it and {self.synthetic_dir / MANIFEST}, then run the same command again"
         files = ImageFiles(Container(self.synthetic_dir), manifest.files, remedy)
         store = FileStore(files, self.image_size, self.cache or self.image_size <= SMALL)
-        return Part(store, manifest.labels, np.full(len(manifest), -1, dtype=np.int64), synthetic=True)
+        return Part(store, manifest.labels, manifest.biases, synthetic=True)
 
     def _mined(self) -> NDArray[np.int64]:
         if self.source != "both" or not self.mined_repeat:
@@ -329,7 +337,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         own = np.arange(first)
         real = np.concatenate([own, self._mined(), self._repeated if first else own])
         parts += [] if synthetic is None else [synthetic]
-        dataset = ImageDataset(parts, self._train_transform)
+        dataset = ImageDataset(parts, self._random_transform(augment=self.stage_augment or self._augment))
         rank, world_size = self._place()
         sampler = TrainSampler(
             real,

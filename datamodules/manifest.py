@@ -62,12 +62,14 @@ class Manifest:
     Attributes:
         files: Names relative to the synthetic folder.
         labels: Classes, int64 [M].
-        source_index: Position in the real training split of the image that gave the caption, int64 [M].
+        source_index: Position in the real training split of the image that gave the caption, -1 for none, int64 [M].
+        biases: Bias attributes that the prompts asked for, -1 where they asked for none, int64 [M].
     """
 
     files: Sequence[str]
     labels: NDArray[np.int64]
     source_index: NDArray[np.int64]
+    biases: NDArray[np.int64]
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -88,18 +90,19 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
         ConfigError: The manifest is missing, empty or torn, a label is wrong, or an image file is not there.
     """
     path = synthetic_dir / MANIFEST
-    files, labels, sources = PackedNames(), array("q"), array("q")
+    files, labels, sources, biases = PackedNames(), array("q"), array("q"), array("q")
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
                     continue
-                name, label, source = _record(line, f"{path} line {number}", path, class_names)
+                name, label, source, bias = _record(line, f"{path} line {number}", path, class_names)
                 if not (synthetic_dir / name).is_file():
                     raise ConfigError(f"{path} line {number}: the image {name} is missing; {_again(path)}")
                 files.append(name)
                 labels.append(label)
                 sources.append(source)
+                biases.append(bias)
     except OSError as error:
         raise ConfigError(
             f"no manifest of synthetic images at {path} ({error.strerror}); run the synthesis first or set the stage's "
@@ -107,21 +110,22 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
         ) from error
     if not labels:
         raise ConfigError(f"{path} holds no image; {_again(path)}")
-    return Manifest(files, np.array(labels, dtype=np.int64), np.array(sources, dtype=np.int64))
+    return Manifest(files, *(np.array(column, dtype=np.int64) for column in (labels, sources, biases)))
 
 
 def _again(path: Path) -> str:
     return f"delete {path} and run the same command again"
 
 
-def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | None) -> tuple[str, int, int]:
+def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | None) -> tuple[str, int, int, int]:
     try:
         record = json.loads(line)
         name, label, source = record["file_name"], record["label"], record["source_index"]
+        bias = record.get("bias", -1)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{where}: torn or incomplete record ({error}); {_again(path)}") from error
-    if not isinstance(name, str) or not _is_count(source, -1):
-        raise ConfigError(f"{where}: wrong file_name or source_index; {_again(path)}")
+    if not isinstance(name, str) or not _is_count(source, -1) or not _is_count(bias, -1):
+        raise ConfigError(f"{where}: wrong file_name, source_index or bias; {_again(path)}")
     if not _is_count(label, 0) or (class_names is not None and label >= len(class_names)):
         known = "" if class_names is None else f" (the data set has {len(class_names)} classes)"
         raise ConfigError(f"{where}: wrong label {label!r}{known}; {_again(path)}")
@@ -130,7 +134,7 @@ def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | No
             f"{where}: label {label} is {class_names[label]!r} in this data set but the record says "
             f"{record['class_name']!r}; {_again(path)}"
         )
-    return name, label, source
+    return name, label, source, bias
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -5,6 +5,7 @@ from .biased import BiasedModule
 from .classifier import Batch, Classifier
 from .debiased import DebiasedModule
 from .dfr import DFR
+from .diffusion import ClassDiffusion
 from .disent import DisEnt
 from .errors import ConfigError, TrainingError
 from .group_dro import GroupDRO
@@ -14,6 +15,7 @@ from .losses import cross_entropy, generalized_cross_entropy
 from .metrics import GroupMetrics, GroupTable
 from .rebias import ReBias
 from .selecmix import SelecMix, SelecMixLfF
+from .staged import StagedModule
 from .vanilla import Vanilla
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "JTT",
     "Batch",
     "BiasedModule",
+    "ClassDiffusion",
     "Classifier",
     "ConfigError",
     "DebiasedModule",
@@ -32,6 +35,7 @@ __all__ = [
     "ReBias",
     "SelecMix",
     "SelecMixLfF",
+    "StagedModule",
     "TrainingError",
     "Vanilla",
     "backbone_names",

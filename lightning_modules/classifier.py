@@ -1,25 +1,21 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, Literal, cast
 
-import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from .backbones import FROM_CHECKPOINT, build_backbone, find_head, scores_and_features
 from .errors import ConfigError, TrainingError
 from .losses import cross_entropy
 from .metrics import GroupMetrics
+from .staged import StagedModule
 
 Batch = dict[str, Tensor]
 
-_STAGE_KEY = "diffubias_stage"
 
-
-class Classifier(L.LightningModule):
+class Classifier(StagedModule):
     """An image classifier trained with a loss per sample, cross-entropy unless a subclass says otherwise.
 
     ``network`` is what classifies. A method that trains further networks builds them in :meth:`build`, and puts its own
@@ -32,15 +28,7 @@ class Classifier(L.LightningModule):
 
     Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``;
     under ``watched/`` where the data module has the test set watched in training.
-
-    Attributes:
-        helper_names: the names of the helpers that a method asks for; a stage's ``uses`` may give no others.
-        stage_name: the stage of a chain that this module belongs to.
-        helpers: trained modules of earlier stages, by the name that the stage's ``uses`` gives them; they are no part
-            of this module, of its checkpoint or of its optimizer.
     """
-
-    helper_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -74,12 +62,8 @@ class Classifier(L.LightningModule):
             head_only: train the last layer alone; the others keep the weights that they start with, but the statistics
                 of batch normalisation move on.
         """
-        super().__init__()
+        super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
-        self._make_optimizer = cast(Callable[..., torch.optim.Optimizer], optimizer)
-        self._make_scheduler = scheduler
-        self.stage_name: str = ""
-        self.helpers: dict[str, list[Classifier]] = {}
         self.network: nn.Module | None = None
         self._loss_sum: Tensor | None = None
         self._correct_sum: Tensor | None = None
@@ -112,25 +96,15 @@ class Classifier(L.LightningModule):
         """
         if self.network is not None:
             self._new_metrics()
-        if stage == "fit":
-            self.check_fit(getattr(self._trainer, "datamodule", None))
+        super().setup(stage)
 
     def check_fit(self, data: Any) -> None:
         """Refuse data and helpers that this module cannot be fitted with.
 
-        Every fit begins with it; the command line does it before the first stage, so that no stage is fitted in vain.
-
-        Args:
-            data: the data module, set up, with the source of the stage.
-
         Raises:
-            ConfigError: a helper is missing or means nothing to this module, or the data lack labels that it needs.
+            ConfigError: see :class:`StagedModule`, or an epoch is to be chosen by labels that the data lack.
         """
-        if unknown := sorted(set(self.helpers) - set(self.helper_names)):
-            raise ConfigError(
-                f"uses: {', '.join(unknown)} means nothing to {type(self).__name__}: it knows "
-                f"{', '.join(self.helper_names) or 'no helpers'}."
-            )
+        super().check_fit(data)
         select_by = self.hparams["select_by"]
         if not getattr(data, "has_bias", True) and select_by not in ("accuracy", "worst_class"):
             raise ConfigError(
@@ -173,25 +147,6 @@ class Classifier(L.LightningModule):
             ConfigError: the backbone cannot be built.
         """
         self._new_backbone(self.hparams["num_classes"] or 2)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over all trainable parameters, with the scheduler if there is one."""
-        try:
-            optimizer = self._make_optimizer(self.parameter_groups(), lr=self.hparams["lr"])
-            scheduler = self._make_scheduler(optimizer) if self._make_scheduler else None
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"model.lr, model.optimizer or model.scheduler does not fit: {error}") from error
-        if scheduler is None:
-            return optimizer
-        # torch's own ReduceLROnPlateau waits for a value to fall and does not say which
-        falls = getattr(scheduler, "mode", "max") == "min"
-        monitor = getattr(scheduler, "monitor", "train/loss" if falls else self.monitor)
-        stepping = {"scheduler": scheduler, "interval": self.hparams["scheduler_interval"], "monitor": monitor}
-        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": stepping})
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer gets: groups of trainable parameters, with settings that differ from its own."""
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     @property
     def monitor(self) -> str:
@@ -347,7 +302,7 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write down the stage, and that pretrained weights need not be fetched again."""
-        checkpoint[_STAGE_KEY] = self.stage_name
+        super().on_save_checkpoint(checkpoint)
         weights = self.hparams["weights"]
         if weights is not None:
             weights = FROM_CHECKPOINT + weights.removeprefix(FROM_CHECKPOINT)
@@ -359,11 +314,7 @@ class Classifier(L.LightningModule):
         Raises:
             ConfigError: the checkpoint was written by another stage, or for another network.
         """
-        stage = checkpoint.get(_STAGE_KEY, "")
-        if stage and self.stage_name and stage != self.stage_name:
-            raise ConfigError(
-                f"the checkpoint belongs to stage '{stage}', not to '{self.stage_name}': give that stage's checkpoint."
-            )
+        super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if self.hparams["num_classes"] is None:
             self.hparams["num_classes"] = saved.get("num_classes")

@@ -21,7 +21,8 @@ class DisEnt(LfF):
     intrinsic code. Each process permutes its own images.
 
     With helpers named ``ensemble`` it is DisEnt + BE (BiasEnsemble, arXiv 2205.14594): the biased classifier learns by
-    cross-entropy from the bias-amplified set alone; of a permuted pair, the image counts that gave the bias code.
+    cross-entropy from the bias-amplified set alone; of a permuted pair, the image counts that gave the bias code. With
+    ``biased: amplifier`` W comes from the losses of a frozen helper (:class:`LfF`), and all else stays.
 
     The reference code lets a StepLR of 10,000 steps count from ``swap_from`` on. That is a MultiStepLR with milestones
     20000, 30000 and 40000 where ``swap_from`` is 10000 and ``scheduler_interval`` is step.
@@ -83,7 +84,7 @@ class DisEnt(LfF):
         code, biased_code = network.encode(batch["image"].to(memory_format=torch.channels_last))
         logits, biased_logits = network.classify(code, biased_code)
         loss = cross_entropy(logits, label)
-        weight = self.difficulty(rows, label, cross_entropy(biased_logits.detach(), label), loss.detach())
+        weight = self.relative_difficulty(rows, label, loss, biased_logits)
         losses = weight * loss + settings["lambda_dis"] * self.biased_objective(biased_logits, label, rows)
         if self.global_step > settings["swap_from"]:
             order = torch.randperm(len(label), device=label.device)

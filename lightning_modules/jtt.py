@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc
 
 from .classifier import Classifier
 from .errors import ConfigError
@@ -61,8 +62,8 @@ class JTT(Classifier):
 def error_set(module: Classifier, helper: Classifier, loss_threshold: float | None = None) -> Tensor:
     """Which real training images a helper misclassifies: a collective operation.
 
-    Its size is logged, and where the images have bias labels also its precision and recall for true conflict with the
-    bias, as ``errors/count``, ``errors/precision`` and ``errors/recall``.
+    Its size is logged as ``errors/count``, and where the images have bias labels also how well it finds true conflict
+    with the bias: ``errors/precision``, ``errors/recall``, and ``errors/auroc``, that of the loss.
 
     Args:
         module: the module in training, which gives data, device and loggers.
@@ -75,16 +76,19 @@ def error_set(module: Classifier, helper: Classifier, loss_threshold: float | No
     data = module.trainer.datamodule  # type: ignore[attr-defined]
     labels: Tensor = data.train_labels()
     logits = training_logits(module, helper)
+    losses = cross_entropy(logits, labels)
     errors = logits.argmax(dim=1) != labels
     if loss_threshold is not None:
-        errors &= cross_entropy(logits, labels) > loss_threshold
+        errors &= losses > loss_threshold
     biases = data.train_biases()
-    _tell(module, errors, biases >= 0, biases != torch.tensor(data.aligned_bias)[labels])
+    known = biases >= 0
+    conflict = biases != torch.tensor(data.aligned_bias)[labels]
+    _tell(module, errors, losses, known, conflict)
     return errors
 
 
 @rank_zero_only
-def _tell(module: Classifier, errors: Tensor, known: Tensor, conflict: Tensor) -> None:
+def _tell(module: Classifier, errors: Tensor, losses: Tensor, known: Tensor, conflict: Tensor) -> None:
     """Log the size of the error set, and how much of it is true conflict where that is known."""
     count = int(errors.sum())
     values = {"errors/count": float(count)}
@@ -93,6 +97,9 @@ def _tell(module: Classifier, errors: Tensor, known: Tensor, conflict: Tensor) -
         hits, all_conflict = int((errors & known & conflict).sum()), int((known & conflict).sum())
         values |= {"errors/precision": hits / found, "errors/recall": hits / max(all_conflict, 1)}
         text += f", {hits} of the {all_conflict} in conflict with the bias"
+    if bool((known & conflict).any()) and bool((known & ~conflict).any()):
+        values["errors/auroc"] = float(binary_auroc(losses[known], conflict[known].long()))
+        text += f"; their losses rank with an AUROC of {values['errors/auroc']:.3f}"
     _log.info(text)
     if not count:
         _log.warning("the error set is empty: no image counts more than another")

@@ -88,6 +88,9 @@ class Small:
             own = settings.get(key, {}).get("init_args", {})
             words += [f"{key}.weights=null"] * ("weights" in own)
             words += [f"{key}.backbone=resnet18"] * (own.get("backbone") == "resnet50")
+        if "diffusion" in settings:
+            words += ["diffusion.channels=[8,16]", "diffusion.attention=[false,true]", "diffusion.layers_per_block=1"]
+            words += ["diffusion.size=16", "diffusion.grid_images=1", "diffusion.grid_steps=1"]
         name = settings["data"]["class_path"].removeprefix("datamodules.")
         if name == "Miniature":
             words += ["data.train_size=160", "data.test_size=101", "data.val_size=32", "data.batch_size=32"]
@@ -98,7 +101,10 @@ class Small:
             words += ["data.percent=5pct"] * ("percent" in settings["data"]["init_args"])
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
-            if settings["synthesize"].get("generator", {}) is not None:
+            generator = settings["synthesize"].get("generator", {})
+            if "diffusion" in settings:
+                words += ["synthesize.generator.steps=1"]
+            elif generator is not None:
                 words += self.models()
         return [f"--{word}" for word in words]
 

@@ -15,7 +15,8 @@ from typing import Any
 import lightning.pytorch as pl
 from PIL import Image
 
-from callbacks.synthesis import Captioner, DiffusersGenerator, Gate, Sample
+from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, Sample
+from callbacks.synthesis.plan import Prompt
 
 VARIABLE = "DIFFUBIAS_FAULT"
 _visits: Counter[str] = Counter()
@@ -57,7 +58,15 @@ class FaultyCaptioner(Captioner):
 class FaultyGenerator(DiffusersGenerator):
     """Visits ``draw`` before every batch."""
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
+        visit("draw")
+        return super().sample(prompts, seeds)
+
+
+class FaultyClassGenerator(ClassGenerator):
+    """Visits ``draw`` before every batch."""
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
         visit("draw")
         return super().sample(prompts, seeds)
 

@@ -12,7 +12,10 @@ from tests.chain import ROOT, Small, call
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 NO_BIAS = {"BAR", "Folder", "ImageNet9", "Table"}
-CLASSES = {"BAR": 6, "BFFHQ": 2, "CorruptedCIFAR10": 10, "DogsAndCats": 2, "Folder": 2, "Miniature": 8}
+CLASSES = {
+    "BAR": 6, "BFFHQ": 2, "CMNIST": 10, "CorruptedCIFAR10": 10, "DogsAndCats": 2, "Folder": 2, "Miniature": 8,
+    "Waterbirds": 2,
+}  # fmt: skip
 
 
 def test_there_are_configs() -> None:
@@ -40,7 +43,8 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     settings = yaml.safe_load(config.read_text())
     stages: list[str] = []
     for name, stage in (settings.get("stages") or {"model": {}}).items():
-        stages += [f"{name}-{number}" for number in (1, 2, 3)] if "repeat" in stage else [name]
+        if stage.get("module") != "diffusion":  # it classifies nothing
+            stages += [f"{name}-{number}" for number in (1, 2, 3)] if "repeat" in stage else [name]
     results = json.loads((tmp_path / "results.json").read_text())["test"]
     assert list(results) == stages
     data = settings["data"]["class_path"].removeprefix("datamodules.")

@@ -1,20 +1,25 @@
 """The parts of the synthesis: mine, caption, filter, generate, judge, record."""
 
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
+from callbacks.synthesis.class_generator import ClassGenerator
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import DiffusersGenerator, Generator, Sample
 from callbacks.synthesis.miner import LossMiner, Miner
+from callbacks.synthesis.templates import Prompter, Templates
 from callbacks.synthesis.text_filter import FilterResult, TextFilter
 
 __all__ = [
     "BaseCaptioner",
     "Captioner",
+    "ClassGenerator",
     "DiffusersGenerator",
     "FilterResult",
     "Gate",
     "Generator",
     "LossMiner",
     "Miner",
+    "Prompter",
     "Sample",
+    "Templates",
     "TextFilter",
 ]

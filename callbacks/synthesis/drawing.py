@@ -131,7 +131,7 @@ class Drawing:
         """Draw a chunk on this rank: images first, their records after."""
         if not chunk:
             return []
-        prompts = [self.generator.prompt(self.planned[number].caption) for number in chunk]
+        prompts = [self.planned[number] for number in chunk]
         samples = self.generator.sample(prompts, [self._seed(number, attempt) for number in chunk])
         new = [
             self._keep(number, attempt, sample)
@@ -161,6 +161,7 @@ class Drawing:
             "file_name": image_name(number),
             "label": prompt.label,
             "class_name": self.class_names[prompt.label],
+            "bias": prompt.bias,
             "source_index": prompt.source_index,
             "caption": prompt.caption,
             "prompt": self.generator.prompt(prompt.caption),

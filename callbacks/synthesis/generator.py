@@ -6,14 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L  # noqa: N812
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from callbacks.synthesis.models import Source, check_source, find_source, free_memory, load, pick_dtype
 from callbacks.synthesis.part import Part
+from callbacks.synthesis.plan import Prompt
 from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")
@@ -53,8 +56,17 @@ class Generator(Part, ABC):
     def load(self, device: torch.device) -> None:
         """Bring the model to ``device``; called once before the first image."""
 
+    def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
+        """Take what the stage before the synthesis has fitted, if this generator draws with that. Collective.
+
+        Args:
+            module: The fitted module.
+            data: The data module that it was fitted on.
+            folder: Where to put a model, a place of its own in the folder of that stage.
+        """
+
     @abstractmethod
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
         """Draw one image a prompt; an image is a function of its prompt and its seed, up to rounding."""
 
     def prompt(self, caption: str) -> str:
@@ -187,7 +199,7 @@ class DiffusersGenerator(Generator):
             ),
         )
         if self.scheduler is not None:
-            pipeline.scheduler = _make_scheduler(self.scheduler, pipeline.scheduler)
+            pipeline.scheduler = make_scheduler(self.scheduler, pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
         wanted = {"prompt", "generator", "num_inference_steps", "guidance_scale", "output_type", *self._options()}
         missing = sorted(wanted - set(inspect.signature(pipeline.__call__).parameters))
@@ -201,7 +213,7 @@ class DiffusersGenerator(Generator):
         free_memory()
 
     @torch.inference_mode()
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
         """Draw a batch."""
         if self._pipeline is None:
             raise RuntimeError("call load() before sample()")
@@ -209,7 +221,7 @@ class DiffusersGenerator(Generator):
         if "negative_prompt" in options:
             options["negative_prompt"] = [options["negative_prompt"]] * len(prompts)
         output = self._pipeline(
-            prompt=list(prompts),
+            prompt=[self.prompt(prompt.caption) for prompt in prompts],
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
@@ -248,7 +260,7 @@ def to_sample(image: npt.NDArray[np.floating[Any]], unsafe: bool) -> Sample:
     return Sample(np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8), unsafe)
 
 
-def _make_scheduler(name: str, current: Any) -> Any:
+def make_scheduler(name: str, current: Any) -> Any:
     """Build a scheduler by its class name from the current one's configuration.
 
     Raises:

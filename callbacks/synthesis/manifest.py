@@ -18,6 +18,7 @@ FIELDS = (
     "file_name",
     "label",
     "class_name",
+    "bias",
     "source_index",
     "caption",
     "prompt",

@@ -30,6 +30,10 @@ class MiningData(Protocol):
         """Names of the classes, by label."""
 
     @property
+    def bias_names(self) -> tuple[str, ...]:
+        """Names of the bias attributes, () where they are not labelled."""
+
+    @property
     def aligned_bias(self) -> tuple[int, ...]:
         """The bias attribute that goes with each class."""
 

@@ -1,6 +1,7 @@
 """Which image is drawn from which caption, decided before the first one is drawn."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +11,7 @@ import numpy as np
 from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")
-Count = int | Literal["aligned", "captions"]
+Count = int | Literal["aligned", "captions", "uniform", "additive"]
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,15 @@ class Prompt:
 
     Attributes:
         label: Class of the image behind the caption, and so of what is drawn from it.
-        source_index: That image's position in the training set.
+        source_index: That image's position in the training set, -1 where no image is behind it.
         caption: The text.
+        bias: Bias attribute that the text names, -1 where it names none.
     """
 
     label: int
     source_index: int
     caption: str
+    bias: int = -1
 
 
 def make_seed(*words: int) -> int:
@@ -36,7 +39,7 @@ def make_seed(*words: int) -> int:
 def plan_images(
     prompts: Sequence[Prompt], images: Count, class_counts: Sequence[int], mined_counts: Sequence[int]
 ) -> list[Prompt]:
-    """List the images to draw, class after class, cycling over a class's captions.
+    """List the images to draw from captions, class after class, cycling over a class's captions.
 
     Args:
         prompts: Kept captions, in the order of the selection.
@@ -51,12 +54,17 @@ def plan_images(
     Raises:
         ConfigError: Nothing would be drawn.
     """
-    if isinstance(images, int) and images < 1:
-        raise ConfigError(f"synthesize.images must be at least 1 per class, or aligned, or captions; got {images}")
     planned: list[Prompt] = []
     for label, (total, mined) in enumerate(zip(class_counts, mined_counts, strict=True)):
         own = [prompt for prompt in prompts if prompt.label == label and prompt.caption.strip()]
-        count = len(own) if images == "captions" else total - mined if images == "aligned" else images
+        if images == "captions":
+            count = len(own)
+        elif images == "aligned":
+            count = total - mined
+        elif isinstance(images, int) and images >= 1:
+            count = images
+        else:
+            raise ConfigError(f"synthesize.images must be at least 1 per class, aligned or captions; got {images}")
         if not own:
             LOGGER.warning("class %d has no caption to draw from: it gets no synthetic image", label)
             continue
@@ -65,4 +73,52 @@ def plan_images(
         raise ConfigError(
             "no synthetic image is planned: lower synthesize.top_k, or set synthesize.images to a number per class"
         )
+    return planned
+
+
+def plan_groups(prompts: Sequence[Prompt], images: Count, groups: Sequence[tuple[int, int]]) -> list[Prompt]:
+    """List the images to draw from prompts that need no caption, group after group, cycling over a group's prompts.
+
+    A group is a class and the bias attribute that a prompt names; where prompts name none it is a class.
+
+    Args:
+        prompts: What may be drawn.
+        images: A number per group; ``captions``: one a prompt; ``uniform``: as many as bring every group level with the
+            largest one of the training set (USB of From Fake to Real, arXiv 2308.04553); ``additive``: as many in all,
+            but equally many a group (ASB and the first stage of FFR there).
+        groups: Class and bias attribute of every training image; -1 for the latter where it is unknown.
+
+    Returns:
+        The prompt of image 0, 1, 2, ...
+
+    Raises:
+        ConfigError: Nothing would be drawn, or the bias attributes of the training images are not known.
+    """
+    if images == "aligned" or (isinstance(images, int) and images < 1):
+        raise ConfigError(
+            f"synthesize.images={images}: with synthesize.prompts nothing is mined; give a number per group from 1 on, "
+            "uniform, additive or captions"
+        )
+    own: dict[tuple[int, int], list[Prompt]] = {}
+    for prompt in prompts:
+        own.setdefault((prompt.label, prompt.bias), []).append(prompt)
+    named = all(bias >= 0 for _, bias in own)
+    if images in ("uniform", "additive") and named and any(bias < 0 for _, bias in groups):
+        raise ConfigError(
+            f"synthesize.images={images} counts the groups of the training images, whose bias attributes are not all "
+            "known: give a number per group"
+        )
+    sizes = Counter(groups if named else [(label, -1) for label, _ in groups])
+    missing = {group: max(sizes.values()) - sizes[group] for group in own}
+    planned: list[Prompt] = []
+    for group, choice in own.items():
+        if isinstance(images, int):
+            count = images
+        elif images == "captions":
+            count = len(choice)
+        else:
+            count = missing[group] if images == "uniform" else sum(missing.values()) // len(own)
+        planned.extend(choice[number % len(choice)] for number in range(count))
+    if not planned:
+        raise ConfigError(f"synthesize.images={images} plans no image: the groups are level; give a number per group")
     return planned

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from callbacks.synthesis import DiffusersGenerator, Gate
+from callbacks.synthesis.plan import Prompt
 from lightning_modules.errors import ConfigError
 from tests import tiny_models
 
 CPU = torch.device("cpu")
-PROMPTS = ["a man", "a dog on grass", "boat"]
+PROMPTS = [Prompt(0, number, caption) for number, caption in enumerate(("a man", "a dog on grass", "boat"))]
 SEEDS = [11, 12, 13]
 PIPELINES: dict[str, Callable[[Path], Path]] = {
     "stable_diffusion": tiny_models.save_stable_diffusion,
@@ -51,7 +52,10 @@ def test_plain_diffusers_draws_the_same_image(stable_diffusion: Path) -> None:
     ours = loaded(stable_diffusion).sample(PROMPTS[:1], SEEDS[:1])[0].image
     pipeline: Any = StableDiffusionPipeline
     theirs = pipeline.from_pretrained(stable_diffusion)(
-        PROMPTS[0], generator=torch.Generator("cpu").manual_seed(SEEDS[0]), num_inference_steps=2, guidance_scale=3.0
+        PROMPTS[0].caption,
+        generator=torch.Generator("cpu").manual_seed(SEEDS[0]),
+        num_inference_steps=2,
+        guidance_scale=3.0,
     ).images[0]
     assert ours is not None
     assert np.abs(np.asarray(theirs).astype(int) - ours).max() <= 1

@@ -8,19 +8,17 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import pytest
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import SynthesizeCallback
 from callbacks.synthesis import Captioner, DiffusersGenerator, Gate, TextFilter
 from callbacks.synthesis.files import read_json, read_lines
+from callbacks.synthesis.templates import Templates
 from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
 from tests.callbacks.toy import EchoCaptioner, Painter, ToyClassifier, ToyData, fit, make_callback
 from tests.ddp import run_ddp
-
-LABELS = torch.arange(40) % 2
 
 
 def run(callback: SynthesizeCallback, module: L.LightningModule | None = None) -> None:
@@ -173,20 +171,54 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
         ({"captioner": None}, "captioner"),
         ({"reuse": Path("nowhere")}, "reuse"),
         ({}, r"captioner\.model"),
+        ({"prompts": Templates(), "generator": Painter(), "images": "aligned"}, "images=aligned"),
+        ({"prompts": Templates(classes={"cow": ["cow"]}), "generator": Painter()}, r"prompts\.classes"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
-        make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check(LABELS)
+        make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check(ToyData())
 
 
 def test_what_can_work_is_let_through(models: tuple[Path, Path], tmp_path: Path) -> None:
-    make_callback(*models, tmp_path / "s").check(LABELS)
-    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None).check(LABELS)
+    make_callback(*models, tmp_path / "s").check(ToyData())
+    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None).check(ToyData())
     parts = {"captioner": EchoCaptioner(), "generator": Painter()}
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(LABELS)
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned").check(LABELS)
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20).check(LABELS)
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData())
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned").check(ToyData())
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20).check(ToyData())
+    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()).check(ToyData())
+
+
+def test_prompts_are_drawn_without_mining(tmp_path: Path) -> None:
+    prompts = Templates(["a {class} on {bias}"], biases={"ground1": ["grass", "sand"]})
+    run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=prompts, images=3))
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "images", "metadata.jsonl", "plan.json", "rejected.jsonl", "strip.png",
+    ]  # fmt: skip
+    records = read_lines(tmp_path / "s" / "metadata.jsonl")
+    assert [(record["label"], record["bias"]) for record in records] == [
+        (label, bias) for label in (0, 1) for bias in (0, 1) for _ in range(3)
+    ]
+    assert {record["source_index"] for record in records} == {-1}
+    grounds = ["ground0"] * 3 + ["grass", "sand", "grass"]
+    assert [record["prompt"] for record in records[:6]] == [f"a class0 on {ground}" for ground in grounds]
+    with pytest.raises(ConfigError, match=r"plan\.json was made with other settings .*prompts\.templates"):
+        run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates(), images=3))
+    with pytest.raises(ConfigError, match=r"synthesize\.generator is null"):
+        run(make_callback(tmp_path, tmp_path, tmp_path / "t", generator=None, prompts=prompts, images=3))
+
+
+def test_the_generator_may_learn_from_the_stage_before(tmp_path: Path) -> None:
+    class Pupil(Painter):
+        def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
+            self._lesson = (module, data, folder)
+
+    pupil, module = Pupil(), ToyClassifier()
+    run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=pupil, prompts=Templates(), images=1), module)
+    assert pupil._lesson[0] is module
+    assert isinstance(pupil._lesson[1], ToyData)
+    assert pupil._lesson[2].name == "model"
 
 
 def test_the_run_seed_changes_captions_and_images_only(tmp_path: Path) -> None:

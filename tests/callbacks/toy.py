@@ -60,6 +60,7 @@ class ToyData(L.LightningDataModule):
         self.set = ToySet(count, classes)
         self.num_classes = classes
         self.class_names = tuple(f"class{number}" for number in range(classes))
+        self.bias_names = tuple(f"ground{number}" for number in range(classes))
 
     @property
     def aligned_bias(self) -> tuple[int, ...]:
@@ -112,11 +113,11 @@ class Painter(Generator):
     def load(self, device: torch.device) -> None:
         pass
 
-    def sample(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
         self._drawn += len(prompts)
         if self._fail_at is not None and self._drawn >= self._fail_at:
             raise ValueError("the brush broke")
-        return [self._paint(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [self._paint(prompt.caption, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def _paint(self, prompt: str, seed: int) -> Sample:
         rng = np.random.default_rng(seed)

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import MultiStepLR, StepLR
 
 from callbacks import StageCallback
@@ -288,6 +289,24 @@ def test_an_ensemble_gives_the_bias_amplified_set(tmp_path: Path, confidence: fl
     assert model.amplified.sum() == expected
     assert all(value.isfinite().all() for value in state(model).values())
     assert trainer.logged_metrics["train/loss"].isfinite()
+
+
+def test_an_amplifier_gives_the_weights_and_all_else_stays(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    amplifier = BiasedModule(num_classes=3, **MLP)
+    amplifier.configure_model()
+    model = DisEnt(**MLP, lr=1e-2, swap_from=1, biased="amplifier")
+    model.helpers = {"amplifier": [amplifier]}
+    data = pictures()
+    make_trainer(tmp_path).fit(model, datamodule=data)
+    with torch.no_grad():
+        for batch in data.mining_dataloader(0, 1):
+            expected = F.cross_entropy(amplifier(batch["image"]), batch["label"], reduction="none")
+            held = model.difficulty.average[0, model.difficulty.place[batch["index"]]]
+            torch.testing.assert_close(held, expected)
+    fresh = DisEnt(num_classes=3, **MLP)
+    fresh.configure_model()
+    assert fresh.state_dict().keys() >= {k for k in state(model) if not k.startswith("difficulty")}
 
 
 def test_a_later_stage_starts_from_the_trained_network(tmp_path: Path) -> None:

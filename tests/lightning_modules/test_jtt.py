@@ -13,6 +13,7 @@ from torch import Tensor
 from callbacks import StageCallback
 from lightning_modules import Classifier, ConfigError
 from lightning_modules.jtt import JTT
+from lightning_modules.losses import cross_entropy
 from lightning_modules.vanilla import Vanilla
 from tests.datamodules.toy import Pictures
 from tests.ddp import run_ddp
@@ -92,11 +93,20 @@ def test_size_precision_and_recall_are_logged(
     pairs = zip(data.train_labels().tolist(), data.train_biases().tolist(), strict=True)
     conflict = {row for row, (label, bias) in enumerate(pairs) if bias != partner[label]}
     hits = len(wrong & conflict)
+    losses = torch.zeros(34)
+    with torch.no_grad():
+        for batch in data.mining_dataloader(0, 1):
+            losses[batch["index"]] = cross_entropy(helper(batch["image"]), batch["label"])
     assert 0 < hits < min(len(wrong), len(conflict))
     first = next(csv.DictReader((tmp_path / "lightning_logs/version_0/metrics.csv").open()))
     assert float(first["errors/count"]) == len(wrong)
     assert float(first["errors/precision"]) == pytest.approx(hits / len(wrong))
     assert float(first["errors/recall"]) == pytest.approx(hits / len(conflict))
+    rates = [
+        float(losses[i] > losses[j]) + 0.5 * float(losses[i] == losses[j])
+        for i in conflict for j in range(34) if j not in conflict
+    ]  # fmt: skip
+    assert float(first["errors/auroc"]) == pytest.approx(sum(rates) / len(rates))
     told = f"error set: {len(wrong)} of 34 training images, {hits} of the {len(conflict)} in conflict with the bias"
     assert told in caplog.text
 

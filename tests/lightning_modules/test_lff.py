@@ -304,3 +304,63 @@ def test_two_processes_train_as_one(tmp_path: Path, ensemble: bool) -> None:
         assert torch.equal(first[key], second[key]), key
         torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-4)
     assert int(one["amplified"].sum()) in (range(1, 8) if ensemble else (0,))
+
+
+def amplified_by_hand(module: LfF, amplifier: Classifier, data: Pictures, epochs: int) -> nn.Module:
+    """The second recipe of Diffusing DeBias as one would write it down."""
+    network = copy.deepcopy(module.network)
+    assert network is not None
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    fixed: dict[int, float] = {}
+    own: dict[int, float] = {}
+    for batch in data.mining_dataloader(0, 1):
+        with torch.no_grad():
+            losses = F.cross_entropy(amplifier(batch["image"]), batch["label"], reduction="none")
+        fixed |= dict(zip(batch["index"].tolist(), losses.tolist(), strict=True))
+    loader: Any = data.train_dataloader()
+    for epoch in range(epochs):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            losses = F.cross_entropy(network(batch["image"]), batch["label"], reduction="none")
+            rows = batch["index"].tolist()
+            for row, loss in zip(rows, losses.tolist(), strict=True):
+                own[row] = 0.7 * own[row] + 0.3 * loss if row in own else loss
+            weight = torch.tensor([fixed[row] / (fixed[row] + own[row] + 1e-8) for row in rows])
+            optimizer.zero_grad()
+            (weight * losses).mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return network
+
+
+def test_an_amplifier_takes_the_place_of_the_biased_network(tmp_path: Path) -> None:
+    module, (amplifier,) = built(biased="amplifier", class_max=False), make_ensemble(1)
+    assert module.biased_network is None
+    module.helpers["amplifier"] = [amplifier]
+    before = copy.deepcopy(amplifier)
+    start = copy.deepcopy(module)
+    data = Pictures()
+    make_trainer(tmp_path, 3).fit(module, datamodule=data)
+    assert module.network is not None
+    assert_same(module.network, amplified_by_hand(start, amplifier, data, 3))
+    assert_same(amplifier, before)
+    assert not any("amplifier" in name for name in module.state_dict())
+    assert start.network is not None
+    with pytest.raises(AssertionError):
+        assert_same(module.network, start.network)
+
+
+@pytest.mark.parametrize(
+    ("biased", "helpers", "source", "message"),
+    [
+        ("amplifier", {}, "real", "there is none"),
+        ("trained", {"amplifier": 1}, "real", "has no effect"),
+        ("amplifier", {"amplifier": 1}, "both", "real images"),
+    ],
+)
+def test_an_amplifier_must_fit(biased: str, helpers: dict[str, int], source: Any, message: str) -> None:
+    module = built(biased=biased)
+    module.helpers = {name: list(make_ensemble(count)) for name, count in helpers.items()}
+    data = Pictures()
+    data.source = source
+    with pytest.raises(ConfigError, match=message):
+        module.check_fit(data)

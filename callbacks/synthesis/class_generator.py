@@ -1,0 +1,125 @@
+"""Classes to images, through a class-conditional diffusion model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+
+from callbacks.synthesis.distributed import on_rank_zero
+from callbacks.synthesis.generator import KEY, Generator, Sample, make_scheduler, to_sample
+from callbacks.synthesis.models import find_source, free_memory, load
+from callbacks.synthesis.plan import Prompt
+from lightning_modules.class_sampling import draw_classes
+from lightning_modules.diffusion import ClassDiffusion
+from lightning_modules.errors import ConfigError
+
+
+class ClassGenerator(Generator):
+    """Draws a class with a ``ClassDiffusion`` model, as Diffusing DeBias does (arXiv 2502.09564, section 3).
+
+    The caption of a prompt plays no part. Image i starts from noise of its own CPU generator.
+
+    Args:
+        folder: A model, that is ``unet`` and ``scheduler`` as the stage of such a model leaves them; null takes that of
+            the stage that has just been fitted.
+        steps: Denoising steps.
+        weight: Classifier-free guidance as papers on class-conditional models have it, the w of
+            (1 + w) eps(x, y) - w eps(x): 0 is none.
+        scale: The same as diffusers has it, 1 + w, where 1 is none; in place of ``weight``.
+        scheduler: Class name of a diffusers scheduler; null for DDIMScheduler.
+        batch_size: Images a batch; changes the speed only, up to rounding.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        steps: int = 50,
+        weight: float = 1.0,
+        scale: float | None = None,
+        scheduler: str | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        if steps < 1 or batch_size < 1:
+            raise ConfigError(f"{KEY}: steps and batch_size must be at least 1, got {steps} and {batch_size}")
+        self.folder = folder
+        self.steps = steps
+        self.weight = weight if scale is None else scale - 1.0
+        self.scheduler = scheduler or "DDIMScheduler"
+        self.batch_size = batch_size
+        if self.weight < 0:
+            raise ConfigError(f"{KEY}: there is no less guidance than none, which is weight 0 or scale 1")
+        self._fitted: Path | None = None
+        self._unet: Any = None
+        self._noise: Any = None
+
+    def check(self) -> None:
+        """Look whether the model is there, where one is named.
+
+        Raises:
+            ConfigError: It is not.
+        """
+        if self.folder is not None and not (self.folder / "unet" / "config.json").is_file():
+            raise ConfigError(
+                f"{KEY}.folder: {self.folder} holds no unet/config.json: give the folder that a stage of "
+                "ClassDiffusion has written, or null in a chain with such a stage"
+            )
+
+    def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
+        """Have the fitted model written, if none is named.
+
+        Raises:
+            ConfigError: The stage before has fitted something else.
+        """
+        if self.folder is not None:
+            return
+        if not isinstance(module, ClassDiffusion):
+            raise ConfigError(
+                f"{KEY}.folder: the stage before has fitted {type(module).__name__}: let it fit ClassDiffusion, or "
+                "give the folder of a model"
+            )
+        on_rank_zero(lambda: None if folder.exists() else module.export(folder, data))
+        self._fitted = folder
+
+    def describe(self) -> dict[str, Any]:
+        """Return model, steps and guidance, the latter as diffusers has it."""
+        name = str(self.folder or type(self).__name__)
+        return {"generator": name, "revision": None, "steps": self.steps, "guidance": 1.0 + self.weight}
+
+    def load(self, device: torch.device) -> None:
+        """Load the model.
+
+        Raises:
+            ConfigError: See :func:`callbacks.synthesis.models.load`; unknown scheduler.
+        """
+        if self._unet is not None:
+            return
+        import diffusers
+
+        source = find_source(str(self._fitted or self.folder), None, False, KEY)
+        unet: Any = diffusers.UNet2DModel
+        noise: Any = diffusers.DDPMScheduler
+        options = {"local_files_only": True}
+        self._unet = load(
+            source, lambda: unet.from_pretrained(source.location, subfolder="unet", use_safetensors=True, **options)
+        )
+        trained = load(source, lambda: noise.from_pretrained(source.location, subfolder="scheduler", **options))
+        self._noise = make_scheduler(self.scheduler, trained)
+        self._unet = self._unet.eval().to(device, memory_format=torch.channels_last)
+
+    def release(self) -> None:
+        """Drop the model."""
+        self._unet = self._noise = None
+        free_memory()
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
+        """Draw a batch."""
+        if self._unet is None:
+            raise RuntimeError("call load() before sample()")
+        device = next(self._unet.parameters()).device
+        labels = torch.tensor([prompt.label for prompt in prompts], device=device)
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            images = draw_classes(self._unet, self._noise, labels, generators, self.steps, self.weight)
+        return [to_sample(image, False) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
