@@ -91,6 +91,7 @@ class DebiasCLI(LightningCLI):
         )
         parser.add_subclass_arguments(LightningModule, "biased", required=False)
         parser.add_subclass_arguments(LightningModule, "diffusion", required=False)
+        parser.add_subclass_arguments(LightningModule, "pretrain", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
 
     def _parse_ckpt_path(self) -> None:
@@ -157,7 +158,8 @@ class DebiasCLI(LightningCLI):
         self.datamodule.stage_augment = stage.augment
         # the fits of a repeated stage see the images in orders of their own
         self.datamodule.order_seed = seed if stage.repeat > 1 else int(self.cfg.seed_everything)
-        init = next((own.last for own in fits if own.written == stage.init_from), None)
+        first = next((own for own in fits if own.written == stage.init_from), None)
+        init = None if first is None else first.best if stage.init_epoch == "best" else first.last
         # a rehearsal leaves no checkpoint, and finds none
         callbacks: list[Callback] = [StageCallback(fit.directory, seed, None if rehearsal else init)]
         if stage.synthesize != "no":
@@ -334,6 +336,7 @@ def main(args: list[str] | None = None) -> None:
         "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
     )  # not in a test
     warnings.filterwarnings("ignore", ".*The dirpath has changed from.*")  # a run folder may be moved
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen batch normalisation
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step

@@ -14,11 +14,12 @@ class Stage:
     """One stage of the chain: a fit, or several that differ only in their seed.
 
     Attributes:
-        module: The configuration key of the module to fit: ``biased``, ``diffusion`` or ``model``.
+        module: The configuration key of the module to fit: ``biased``, ``diffusion``, ``pretrain`` or ``model``.
         data: The training images: real, synthetic, or both.
         augment: Random changes of the training images in this stage alone; None takes ``data.augment``.
         synthesize: When images are synthesised: not at all, before this fit, or after it.
         init_from: Name of an earlier stage whose classifier this one starts from; None starts fresh.
+        init_epoch: Which weights of that stage: those of its last epoch, or of the one that validation has chosen.
         uses: Earlier stages whose trained modules this one is handed, by the name it knows them by; of a repeated
             stage all modules.
         repeat: How many times the stage is fitted; the fits are called ``NAME-1``, ``NAME-2``, and so on.
@@ -31,6 +32,7 @@ class Stage:
     augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] | None = None
     synthesize: Literal["no", "start", "end"] = "no"
     init_from: str | None = None
+    init_epoch: Literal["last", "best"] = "last"
     uses: dict[str, str] = field(default_factory=dict)
     repeat: int = 1
     max_epochs: int | None = None

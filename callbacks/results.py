@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from callbacks.chain import Fit
+from callbacks.probe import source_auroc
 from callbacks.synthesis.files import make_folder, read_json, write_bytes, write_json
 from callbacks.table import METRICS
 from callbacks.test_curve import best_on_test
@@ -43,6 +44,9 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         found["test"] = _test(trainer, module, datamodule)
         if isinstance(datamodule, DebiasDataModule):
             found["groups"] = _name(module.test_metrics.groups(), datamodule)
+            told_apart = _told_apart(trainer, module, datamodule)
+            if told_apart is not None:
+                found["test"]["source_auroc"] = told_apart
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
     if fit.best.exists():
@@ -105,12 +109,18 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def _told_apart(trainer: Trainer, module: Classifier, datamodule: DebiasDataModule) -> float | None:
+    """How well the module tells synthetic from real images, where there are any."""
+    return source_auroc(module, datamodule, trainer.strategy.root_device) if datamodule.has_synthetic else None
+
+
 def _test(
     trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, checkpoint: Path | None = None
 ) -> dict[str, float]:
     """Metrics of the test set in 0..1, with the module's own weights or those of a checkpoint."""
-    (metrics,) = trainer.test(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-    return {name.removeprefix("test/"): value for name, value in metrics.items()}
+    # every loader's dict holds what is logged at the end
+    metrics, *_ = trainer.test(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+    return {name.removeprefix("test/").replace("/", "_"): value for name, value in metrics.items()}
 
 
 def _step(checkpoint: Path) -> int:

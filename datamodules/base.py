@@ -88,6 +88,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             equally often: the resampling baseline. `none` visits every image once an epoch.
         watch_test: Evaluate the test set at every validation too, as `watched/...`, to tell the best test value that
             papers report. Nothing is ever selected by it.
+        synthetic_test: Share of the synthetic images of every group that no stage trains on; the test evaluates them
+            apart, as `synthetic/...`.
 
     Attributes:
         mean: Mean of each channel that was taken from the images of a batch.
@@ -118,6 +120,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         cache: bool = False,
         balance: Balance = "none",
         watch_test: bool = False,
+        synthetic_test: float = 0.0,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -129,6 +132,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         ):
             if value < least:
                 raise ConfigError(f"data.{name}={value} is too small; give at least {least}")
+        if not 0 <= synthetic_test < 1:
+            raise ConfigError(f"data.synthetic_test={synthetic_test} must be at least 0 and below 1, such as 0.05")
         if not 0 < val_fraction < 1:
             raise ConfigError(f"data.val_fraction={val_fraction} must lie between 0 and 1")
         if min(std) <= 0:
@@ -152,6 +157,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         self.cache = cache
         self.balance: Balance = balance
         self.watch_test = watch_test
+        self.synthetic_test = synthetic_test
         self.order_seed: int | None = None
         if mixing == "batch":
             synthetic_per_batch(batch_size, self.synthetic_share)
@@ -310,11 +316,25 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         if self.source == "both" and self.mined_repeat and not started:
             log.info("nothing was synthesised: training on the real images, the mined ones repeated")
             return None
-        manifest = read_manifest(self.synthetic_dir, self.class_names)
-        remedy = f"delete it and {self.synthetic_dir / MANIFEST}, then run the same command again"
-        files = ImageFiles(Container(self.synthetic_dir), manifest.files, remedy)
-        store = FileStore(files, self.image_size, self.cache or self.image_size <= SMALL)
-        return Part(store, manifest.labels, manifest.biases, synthetic=True)
+        return self._split_synthetic(self.synthetic_dir)[0]
+
+    def _split_synthetic(self, directory: Path) -> tuple[Part, Part]:
+        """The synthetic images to train on and those to test on."""
+        manifest = read_manifest(directory, self.class_names)
+        remedy = f"delete it and {directory / MANIFEST}, then run the same command again"
+        files = ImageFiles(Container(directory), manifest.files, remedy)
+        samples = Samples(files, manifest.labels, manifest.biases)
+        every = np.arange(len(manifest))
+        inside, held_out = every, every[:0]
+        if self.synthetic_test:
+            groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
+            inside, held_out = carve(groups, self.synthetic_test, self.seed)
+        return self._synthetic(samples.select(inside)), self._synthetic(samples.select(held_out))
+
+    def _synthetic(self, samples: Samples) -> Part:
+        assert not isinstance(samples.images, np.ndarray)
+        store = FileStore(samples.images, self.image_size, self.cache or self.image_size <= SMALL)
+        return Part(store, samples.labels, samples.biases, synthetic=True)
 
     def _mined(self) -> NDArray[np.int64]:
         if self.source != "both" or not self.mined_repeat:
@@ -389,15 +409,49 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Returns the validation batches, and with `watch_test` those of the test set as a second loader."""
         validation = self._loader(ImageDataset([self._part("val")], self._plain_transform))
-        return [validation, self.test_dataloader()] if self.watch_test else validation
+        return [validation, self.predict_dataloader()] if self.watch_test else validation
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Returns the test batches; they are always real."""
-        return self._loader(ImageDataset([self._part("test")], self._plain_transform))
+    def test_dataloader(self) -> EVAL_DATALOADERS:
+        """Returns the test batches, which are real; with `synthetic_test` those of synthetic images as a second loader.
+
+        Before there are synthetic images there is one loader only.
+        """
+        real = self.predict_dataloader()
+        if not self.synthetic_test or not self.has_synthetic:
+            return real
+        assert self.synthetic_dir is not None
+        held_out = self._split_synthetic(self.synthetic_dir)[1]
+        return [real, self._loader(ImageDataset([held_out], self._plain_transform))]
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Returns the test batches."""
-        return self.test_dataloader()
+        """Returns the batches of the real test set."""
+        return self._loader(ImageDataset([self._part("test")], self._plain_transform))
+
+    @property
+    def has_synthetic(self) -> bool:
+        """Whether there is a finished set of synthetic images."""
+        return self.synthetic_dir is not None and (self.synthetic_dir / MANIFEST).is_file()
+
+    def probe_dataloaders(self, count: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+        """Returns real validation images and synthetic images, as they are evaluated, equally many of every class.
+
+        Args:
+            count: At most this many of a class and source. Synthetic images that no stage trains on come first choice.
+        """
+        assert self.synthetic_dir is not None
+        trained, held_out = self._split_synthetic(self.synthetic_dir)
+        parts = self._part("val"), held_out if len(held_out) else trained
+        random = np.random.default_rng([self.seed, 0x70726F6265])
+        rows: tuple[list[int], list[int]] = ([], [])
+        for label in range(self.num_classes):
+            own = [random.permutation(np.flatnonzero(part.labels == label)) for part in parts]
+            for chosen, found in zip(rows, own, strict=True):
+                chosen.extend(found[: min(count, *map(len, own))].tolist())
+        real, synthetic = (
+            self._loader(ImageDataset([part], self._plain_transform), sampler=chosen)
+            for part, chosen in zip(parts, rows, strict=True)
+        )
+        return real, synthetic
 
     def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
         """Returns one rank's share of the whole real training split, as it is evaluated.

@@ -44,7 +44,7 @@ class Entries:
 
     Attributes:
         labels: Classes, int64 [N].
-        biases: Bias attributes, int64 [N], -1 where unknown, as for every synthetic image.
+        biases: Bias attributes, int64 [N], -1 where unknown, as for synthetic images whose prompts name none.
         real: How many are real; an image of a batch is entry `index + synthetic * real`.
     """
 

@@ -1,6 +1,6 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -27,7 +27,8 @@ class Classifier(StagedModule):
     ``weights_only=True``.
 
     Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``;
-    under ``watched/`` where the data module has the test set watched in training.
+    under ``watched/`` where the data module has the test set watched in training, and under ``synthetic/`` where it
+    tests synthetic images too.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Classifier(StagedModule):
         scheduler_interval: Literal["epoch", "step"] = "epoch",
         select_by: Literal["accuracy", "worst_class", "worst_group", "balanced", "conflict"] = "accuracy",
         head_only: bool = False,
+        freeze_bn: bool = False,
     ) -> None:
         """Keep the settings; the network is built later.
 
@@ -61,6 +63,8 @@ class Classifier(StagedModule):
                 need bias labels in the validation set.
             head_only: train the last layer alone; the others keep the weights that they start with, but the statistics
                 of batch normalisation move on.
+            freeze_bn: batch normalisation keeps the statistics that the network starts with, as the second stage of
+                From Fake to Real may (arXiv 2308.04553).
         """
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
@@ -118,6 +122,7 @@ class Classifier(StagedModule):
         aligned = getattr(data, "aligned_bias", None)
         self.val_metrics = GroupMetrics(self.num_classes, biases, "val", aligned)
         self.test_metrics = GroupMetrics(self.num_classes, biases, "test", aligned)
+        self.synthetic_metrics = GroupMetrics(self.num_classes, biases, "synthetic", aligned)
 
     def build(self) -> None:
         """Build ``network``, and in a subclass whatever else is trained; the number of classes is known here.
@@ -213,9 +218,10 @@ class Classifier(StagedModule):
         metrics = self.test_metrics if dataloader_idx else self.val_metrics
         metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed the metrics of the test set."""
-        self.test_metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Feed the metrics of the test set, or of synthetic test images, which are the second loader."""
+        metrics = self.synthetic_metrics if dataloader_idx else self.test_metrics
+        metrics.update(self(batch["image"]), batch["label"], batch["bias"], batch["index"])
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Batch:
         """Index [B], label [B], logits [B, C] and probability [B, C], the latter two float32."""
@@ -228,6 +234,15 @@ class Classifier(StagedModule):
         }
 
     # Epochs
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and evaluation; frozen batch normalisation stays in evaluation."""
+        super().train(mode)
+        if mode and self.hparams.get("freeze_bn"):
+            for layer in self.modules():
+                if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                    layer.eval()
+        return self
 
     def on_train_epoch_start(self) -> None:
         """Start new sums."""
@@ -258,15 +273,19 @@ class Classifier(StagedModule):
     def on_test_epoch_start(self) -> None:
         """Start anew."""
         self.test_metrics.reset()
+        self.synthetic_metrics.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics of the test set."""
+        """Log the metrics of the test set, and of synthetic test images if there are any."""
         self._log_metrics("test", self.test_metrics)
+        if self.synthetic_metrics.update_called:
+            self._log_metrics("synthetic", self.synthetic_metrics)
 
     def _log_metrics(self, prefix: str, metrics: GroupMetrics, bar: str = "") -> None:
         values = metrics.compute()
         group_scores = getattr(getattr(self.trainer, "datamodule", None), "group_scores", None)
-        if group_scores is not None and values:
+        # they compare with the real training set
+        if group_scores is not None and values and prefix != "synthetic":
             values |= {name: value.to(self.device) for name, value in group_scores(metrics.groups()).items()}
         self._log({f"{prefix}/{name}": value for name, value in values.items()}, bar)
 

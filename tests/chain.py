@@ -84,7 +84,7 @@ class Small:
         for name, stage in (settings.get("stages") or {}).items():
             words += [f"stages.{name}.max_epochs=1"] * ("max_epochs" in stage)
             words += [f"stages.{name}.repeat=3"] * ("repeat" in stage)
-        for key in ("biased", "model"):
+        for key in ("pretrain", "biased", "model"):
             own = settings.get(key, {}).get("init_args", {})
             words += [f"{key}.weights=null"] * ("weights" in own)
             words += [f"{key}.backbone=resnet18"] * (own.get("backbone") == "resnet50")
@@ -101,18 +101,17 @@ class Small:
             words += ["data.percent=5pct"] * ("percent" in settings["data"]["init_args"])
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
-            generator = settings["synthesize"].get("generator", {})
             if "diffusion" in settings:
                 words += ["synthesize.generator.steps=1"]
-            elif generator is not None:
-                words += self.models()
+            elif settings["synthesize"].get("generator", {}) is not None:
+                words += self.models("prompts" not in settings["synthesize"])
         return [f"--{word}" for word in words]
 
-    def models(self) -> list[str]:
-        """Return settings of captioner and generator."""
+    def models(self, captions: bool = True) -> list[str]:
+        """Return settings of the generator, and of the captioner where there is one."""
         captioner = {"model": self.captioner, "batch_size": 4, "max_new_tokens": 5, "captions_per_image": 2}
         generator = {"model": self.generator, "batch_size": 4, "steps": 1, "guidance": 1.0, "revision": "null"}
-        parts = {"captioner": captioner, "generator": generator}
+        parts = {"captioner": captioner, "generator": generator} if captions else {"generator": generator}
         return [f"synthesize.{part}.{key}={value}" for part, own in parts.items() for key, value in own.items()]
 
 

@@ -13,9 +13,11 @@ from tests.chain import ROOT, Small, call
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 NO_BIAS = {"BAR", "Folder", "ImageNet9", "Table"}
 CLASSES = {
-    "BAR": 6, "BFFHQ": 2, "CMNIST": 10, "CorruptedCIFAR10": 10, "DogsAndCats": 2, "Folder": 2, "Miniature": 8,
-    "Waterbirds": 2,
+    "BAR": 6, "BFFHQ": 2, "CMNIST": 10, "CelebA": 2, "CorruptedCIFAR10": 10, "DogsAndCats": 2, "Folder": 2,
+    "Miniature": 8, "SpuCoAnimals": 4, "UTKFace": 2, "Waterbirds": 2,
 }  # fmt: skip
+# bias attributes that prompts go through for each class
+BIASES = {"CelebA": 2, "Miniature": 8, "SpuCoAnimals": 2, "UTKFace": 2}
 
 
 def test_there_are_configs() -> None:
@@ -75,7 +77,8 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     draws = "synthesize" in settings and settings["synthesize"].get("generator", {}) is not None
     assert (tmp_path / "synthetic" / "strip.png").exists() == draws
     drawn = len(list((tmp_path / "synthetic").glob("images/*.png")))
-    assert drawn == (3 * CLASSES[data] if draws else 0)
+    biases = BIASES[data] if "{bias}" in config.read_text() else 1
+    assert drawn == (3 * CLASSES[data] * biases if draws else 0)
 
 
 @pytest.mark.skipif(

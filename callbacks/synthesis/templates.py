@@ -35,6 +35,7 @@ class Templates(Prompter):
         classes: Words for a class, by its name; a class without any goes by its name.
         biases: Words for a bias attribute, by its name.
         words: Words for ``{word}``.
+        pairs: The bias attributes that a class is drawn with, by their names; a class that is left out has all.
     """
 
     def __init__(
@@ -43,11 +44,13 @@ class Templates(Prompter):
         classes: dict[str, list[str]] | None = None,
         biases: dict[str, list[str]] | None = None,
         words: list[str] | None = None,
+        pairs: dict[str, list[str]] | None = None,
     ) -> None:
         self.templates = templates or ["{class}"]
         self.classes = dict(classes or {})
         self.biases = dict(biases or {})
         self.words = list(words or [])
+        self.pairs = dict(pairs or {})
         for template in self.templates:
             if "{class}" not in template:
                 raise ConfigError(f"{KEY}.templates: {template!r} has no {{class}}: an image needs a class")
@@ -61,9 +64,16 @@ class Templates(Prompter):
             ConfigError: Words are given for a name that the data do not have; a bias attribute is asked for that the
                 data do not name.
         """
-        for key, known, given in (("classes", class_names, self.classes), ("biases", bias_names, self.biases)):
-            if unknown := sorted(set(given) - set(known)):
+        paired = {attribute for own in self.pairs.values() for attribute in own}
+        for key, known, names in (
+            ("classes", class_names, {*self.classes}),
+            ("biases", bias_names, {*self.biases}),
+            ("pairs", class_names, {*self.pairs}),
+            ("pairs", bias_names, paired),
+        ):
+            if unknown := sorted(names - set(known)):
                 raise ConfigError(f"{KEY}.{key}: the data have no {unknown[0]!r}, only {', '.join(map(repr, known))}")
+        for key, given in (("classes", self.classes), ("biases", self.biases)):
             if empty := sorted(name for name, words in given.items() if not words):
                 raise ConfigError(f"{KEY}.{key}: {empty[0]!r} has no word: list some or leave the name out")
         with_bias = any("{bias}" in template for template in self.templates)
@@ -76,6 +86,7 @@ class Templates(Prompter):
             Prompt(label, -1, self._fill(template, own, trait, word), bias)
             for label, name in enumerate(class_names)
             for bias, attribute in attributes
+            if not with_bias or attribute in self.pairs.get(name, bias_names)
             for template in self.templates
             for own in self.classes.get(name, [name])
             for trait in self.biases.get(attribute, [attribute])
