@@ -1,6 +1,6 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -235,18 +235,13 @@ class Classifier(StagedModule):
 
     # Epochs
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and evaluation; frozen batch normalisation stays in evaluation."""
-        super().train(mode)
-        if mode and self.hparams.get("freeze_bn"):
+    def on_train_epoch_start(self) -> None:
+        """Start new sums; frozen batch normalisation stays in evaluation mode."""
+        self._reset_train()
+        if self.hparams["freeze_bn"]:
             for layer in self.modules():
                 if isinstance(layer, nn.modules.batchnorm._BatchNorm):
                     layer.eval()
-        return self
-
-    def on_train_epoch_start(self) -> None:
-        """Start new sums."""
-        self._reset_train()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's loss and accuracy."""

@@ -69,7 +69,12 @@ def write_bar_resplit(
 
 
 def write_synthetic(
-    folder: Path, labels: Sequence[int], class_names: Sequence[str], size: int = 32, seed: int = 0
+    folder: Path,
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    size: int = 32,
+    seed: int = 0,
+    biases: Sequence[int] | None = None,
 ) -> Path:
     """A finished synthesis: images/000000.png ... and metadata.jsonl."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -78,6 +83,7 @@ def write_synthetic(
             name = f"images/{number:06d}.png"
             picture(number, (size, size), seed + 1).save(folder / name)
             record = {"file_name": name, "label": label, "class_name": class_names[label], "source_index": number}
+            record |= {} if biases is None else {"bias": biases[number]}
             stream.write(json.dumps(record) + "\n")
     return folder
 

@@ -107,14 +107,17 @@ def test_results_name_seed_and_packages(reference: Path) -> None:
     assert set(results["test"]) == {"biased", "debiased"}
 
 
-def test_a_stage_starts_from_an_earlier_one(small: Small, tmp_path: Path) -> None:
-    second = "{module: model, init_from: first, trainer: {limit_train_batches: 0}}"
-    stages = f"{{first: {{module: model}}, second: {second}}}"
-    words = [f"--config={VANILLA}", *small(VANILLA), f"--stages={stages}", f"--run_dir={tmp_path}"]
-    assert call("fit", *words).status == 0
-    results = json.loads((tmp_path / "results.json").read_text())["test"]
+@pytest.mark.parametrize(("epoch", "selection"), [("last", "test"), ("best", "best_validation")])
+def test_a_stage_starts_from_an_earlier_one(small: Small, tmp_path: Path, epoch: str, selection: str) -> None:
+    second = f"{{module: model, init_from: first, init_epoch: {epoch}, trainer: {{limit_train_batches: 0}}}}"
+    stages = f"{{first: {{module: model, max_epochs: 4}}, second: {second}}}"
+    # at this rate the last epoch is not the best one
+    words = [*small(VANILLA), "--model.lr=0.01", f"--stages={stages}", f"--run_dir={tmp_path}"]
+    assert call("fit", f"--config={VANILLA}", *words).status == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["test"]["first"] != results["best_validation"]["first"]
     # the second does not train at all: it is the first
-    assert results["second"] == results["first"]
+    assert results["test"]["second"] == results[selection]["first"]
 
 
 REPEATED = "{first: {module: biased, repeat: 2}, second: {module: model, uses: {teachers: first}}}"

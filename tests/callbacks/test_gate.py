@@ -23,6 +23,17 @@ def test_reasons(sample: Sample, reason: str | None) -> None:
     assert Gate().check(sample, (6, 8)) == reason
 
 
+def test_grey_images_are_rejected_on_request() -> None:
+    grey = NOISE[..., :1].repeat(3, axis=2)
+    tinted = grey.astype(np.int16)
+    tinted[..., 0] = np.clip(tinted[..., 0] + 10, 0, 255)
+    assert Gate().check(Sample(grey)) is None
+    assert Gate(min_colour=5).check(Sample(grey)) == "grey"
+    assert Gate(min_colour=5).check(Sample(tinted.astype(np.uint8))) is None
+    assert Gate(min_colour=15).check(Sample(tinted.astype(np.uint8))) == "grey"
+    assert Gate(min_colour=5).check(Sample(NOISE)) is None
+
+
 def test_any_size_is_right_where_none_is_expected() -> None:
     assert Gate().check(Sample(NOISE[:4])) is None
 

@@ -28,6 +28,11 @@ def test_every_slot_is_filled_in_every_way() -> None:
     assert len(own) == len(set(own)) == 8 + 4 + 4 + 2
 
 
+def test_a_class_may_be_drawn_with_some_bias_attributes_only() -> None:
+    prompts = Templates(["{class} {bias}"], pairs={"cat": ["bright"]}).prompts(CLASSES, BIASES)
+    assert [prompt.caption for prompt in prompts] == ["cat bright", "dog dark", "dog bright"]
+
+
 def test_words_without_meaning() -> None:
     prompts = Templates(["{class} {word}", "{class}"], words=["sky", "spoon"]).prompts(CLASSES, ())
     assert [prompt.caption for prompt in prompts] == ["cat sky", "cat spoon", "cat", "dog sky", "dog spoon", "dog"]
@@ -40,6 +45,8 @@ def test_words_without_meaning() -> None:
         ({"templates": ["{class} {word}"]}, (), r"prompts\.words is empty"),
         ({"classes": {"cow": ["cow"]}}, (), r"prompts\.classes: the data have no 'cow', only 'cat', 'dog'"),
         ({"biases": {"red": ["red"]}}, BIASES, r"prompts\.biases: the data have no 'red'"),
+        ({"pairs": {"cow": ["dark"]}}, BIASES, r"prompts\.pairs: the data have no 'cow'"),
+        ({"pairs": {"cat": ["red"]}}, BIASES, r"prompts\.pairs: the data have no 'red', only 'dark', 'bright'"),
         ({"classes": {"cat": []}}, (), r"prompts\.classes: 'cat' has no word"),
         ({"templates": ["{class} {bias}"]}, (), r"do not name bias attributes"),
         ({"templates": ["{class} {bias}", "{class}"]}, BIASES, "either all have"),

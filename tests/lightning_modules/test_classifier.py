@@ -112,6 +112,7 @@ def test_checkpoint_holds_plain_values_and_loads(tmp_path: Path) -> None:
         "scheduler_interval": "epoch",
         "select_by": "accuracy",
         "head_only": False,
+        "freeze_bn": False,
         "q": 0.6,
         "weighted_gce": False,
     }
@@ -311,6 +312,21 @@ class Shifted(Pictures):
 
     def group_scores(self, table: GroupTable) -> dict[str, Tensor]:
         return super().group_scores(table) | {"filled": (table.count > 0).float().mean()}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_normalisation_keeps_its_statistics_on_request(tmp_path: Path, frozen: bool) -> None:
+    module = Classifier(num_classes=3, backbone="smallresnet", freeze_bn=frozen)
+    module.configure_model()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    make_trainer(tmp_path, 2).fit(module, datamodule=ToyData())
+    after = module.state_dict()
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(before[name], after[name]) == frozen, name
+    weights = [name for name, _ in module.named_parameters()]
+    assert not any(torch.equal(before[name], after[name]) for name in weights)
 
 
 def test_data_say_what_is_aligned_and_add_their_own_values(tmp_path: Path) -> None:
