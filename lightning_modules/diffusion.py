@@ -147,7 +147,7 @@ class ClassDiffusion(StagedModule):
             down_block_types=down,
             up_block_types=up,
             add_attention=any(settings["attention"]),
-            norm_num_groups=min(32, math.gcd(*settings["channels"])),
+            norm_num_groups=math.gcd(32, *settings["channels"]),
             dropout=settings["dropout"],
             num_class_embeds=settings["num_classes"] + 1,
         )

@@ -238,6 +238,14 @@ def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> Non
         ClassDiffusion(**{**TINY, **settings}).check_fit(Data())
 
 
+@pytest.mark.parametrize("channels", [(48, 96), (5, 10), (64, 128)])
+def test_any_width_will_do(channels: tuple[int, ...]) -> None:
+    module = ClassDiffusion(num_classes=2, size=8, channels=channels, attention=(False, False), layers_per_block=1)
+    module.configure_model()
+    assert module.unet is not None
+    assert module.unet(torch.zeros(1, 3, 8, 8), 3, torch.tensor([2])).sample.shape == (1, 3, 8, 8)
+
+
 def test_without_data_the_sizes_must_be_given() -> None:
     with pytest.raises(ConfigError, match=r"diffusion\.num_classes"):
         ClassDiffusion(**TINY).configure_model()
