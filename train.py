@@ -212,6 +212,7 @@ class DebiasCLI(LightningCLI):
         callback = SynthesizeCallback(**self._build("synthesize"))
         callback.directory = self.run_dir / "synthetic"
         callback.when = "start" if stage.synthesize == "start" else "end"
+        callback.draw = stage.synthesize != "captions"
         if callback.seed is None:
             callback.seed = int(self.cfg.seed_everything)
         if self.cfg.trainer.fast_dev_run:

@@ -15,9 +15,10 @@ class Stage:
 
     Attributes:
         module: The configuration key of the module to fit: ``biased``, ``diffusion``, ``pretrain`` or ``model``.
-        data: The training images: real, synthetic, or both.
+        data: The training images: real, of these the mined ones, synthetic, or real and synthetic.
         augment: Random changes of the training images in this stage alone; None takes ``data.augment``.
-        synthesize: When images are synthesised: not at all, before this fit, or after it.
+        synthesize: When images are synthesised: not at all, before this fit, or after it; ``captions`` mines and
+            captions after it, and leaves the drawing to a later stage.
         init_from: Name of an earlier stage whose classifier this one starts from; None starts fresh.
         init_epoch: Which weights of that stage: those of its last epoch, or of the one that validation has chosen.
         uses: Earlier stages whose trained modules this one is handed, by the name it knows them by; of a repeated
@@ -28,9 +29,9 @@ class Stage:
     """
 
     module: str = "model"
-    data: Literal["real", "synthetic", "both"] = "real"
+    data: Literal["real", "mined", "synthetic", "both"] = "real"
     augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] | None = None
-    synthesize: Literal["no", "start", "end"] = "no"
+    synthesize: Literal["no", "start", "end", "captions"] = "no"
     init_from: str | None = None
     init_epoch: Literal["last", "best"] = "last"
     uses: dict[str, str] = field(default_factory=dict)
@@ -107,7 +108,7 @@ def unroll(stages: dict[str, Stage], run_dir: Path) -> list[Fit]:
     for written, stage in stages.items():
         if stage.repeat < 1:
             raise ConfigError(f"stages.{written}.repeat must be at least 1, got {stage.repeat}")
-        if stage.repeat > 1 and stage.synthesize == "end":
+        if stage.repeat > 1 and stage.synthesize in ("end", "captions"):
             raise ConfigError(
                 f"stages.{written}.repeat: the images of a run are synthesised from one fit; repeat another stage"
             )

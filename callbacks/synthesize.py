@@ -21,7 +21,6 @@ from callbacks.synthesis.generator import DiffusersGenerator, Generator
 from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
-from callbacks.synthesis.models import free_memory
 from callbacks.synthesis.part import check_fingerprint, digest, plain
 from callbacks.synthesis.plan import Count, Prompt, plan_groups, plan_images
 from callbacks.synthesis.progress import Progress
@@ -29,6 +28,7 @@ from callbacks.synthesis.reuse import take_over
 from callbacks.synthesis.templates import Prompter
 from callbacks.synthesis.text_filter import TextFilter
 from lightning_modules.errors import ConfigError
+from lightning_modules.pretrained import free_memory
 
 LOGGER = logging.getLogger("diffubias")
 
@@ -60,6 +60,7 @@ class SynthesizeCallback(L.Callback):
     Attributes:
         directory: The synthetic folder, set by the chain; ``synthetic`` below the Trainer's root otherwise.
         when: Hook to work in, set by the chain.
+        draw: Whether to draw, or to stop with the captions; set by the chain.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class SynthesizeCallback(L.Callback):
         self.prompts = prompts
         self.directory: Path | None = None
         self.when: Literal["start", "end"] = "end"
+        self.draw = True
         self._progress = Progress()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -129,7 +131,10 @@ class SynthesizeCallback(L.Callback):
             items = self._mine(directory, trainer, pl_module, data)
             if self.generator is None:
                 return
-            planned = self._plan_captions(data, items, self._describe(directory, trainer, data, items))
+            prompts = self._describe(directory, trainer, data, items)
+            if not self.draw:
+                return
+            planned = self._plan_captions(data, items, prompts)
         if self.generator is None:
             raise ConfigError("synthesize.generator is null, but synthesize.prompts ask for images: give a generator")
         self.generator.learn_from(pl_module, data, Path(trainer.default_root_dir) / "model")

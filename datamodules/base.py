@@ -27,7 +27,7 @@ from lightning_modules.metrics import GroupTable
 
 log = logging.getLogger("diffubias")
 
-Source = Literal["real", "synthetic", "both"]
+Source = Literal["real", "mined", "synthetic", "both"]
 Balance = Literal["none", "class", "group"]
 
 # up to this side (in pixels) synthetic images are kept in memory without being asked: 100,000 of them take 1.2 GB
@@ -306,7 +306,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         return self._part("train").images.original(index)
 
     def _synthetic_part(self) -> Part | None:
-        if self.source == "real":
+        if self.source in ("real", "mined"):
             return None
         if self.synthetic_dir is None:
             raise ConfigError(
@@ -336,10 +336,14 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         store = FileStore(samples.images, self.image_size, self.cache or self.image_size <= SMALL)
         return Part(store, samples.labels, samples.biases, synthetic=True)
 
+    def _extra_mined(self) -> NDArray[np.int64]:
+        repeated = self.mined_repeat if self.source == "both" else 0
+        return np.tile(self._mined(), repeated) if repeated else np.empty(0, dtype=np.int64)
+
     def _mined(self) -> NDArray[np.int64]:
-        if self.source != "both" or not self.mined_repeat:
-            return np.empty(0, dtype=np.int64)
-        assert self.synthetic_dir is not None  # _synthetic_part has checked it
+        """Positions of the mined images in the real training split."""
+        if self.synthetic_dir is None:
+            raise ConfigError("a stage with data: mined needs mined images; run it in a chain that mines before it")
         mined = np.array(read_selection(self.synthetic_dir), dtype=np.int64)
         size = len(self._part("train"))
         if mined.max(initial=-1) >= size:
@@ -347,15 +351,15 @@ class DebiasDataModule(L.LightningDataModule, ABC):
                 f"{self.synthetic_dir / 'selection.json'} names image {mined.max()} but the training split has {size}; "
                 "it was made with other data settings, use a new run_dir"
             )
-        return np.tile(mined, self.mined_repeat)
+        return mined
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Returns the training batches; the manifest is read here, so that images made since `setup` are seen."""
         synthetic = self._synthetic_part()
         parts = [] if self.source == "synthetic" else [self._part("train")]
         first = sum(map(len, parts))
-        own = np.arange(first)
-        real = np.concatenate([own, self._mined(), self._repeated if first else own])
+        own = self._mined() if self.source == "mined" else np.arange(first)
+        real = np.concatenate([own, self._extra_mined(), self._repeated if first else own])
         parts += [] if synthetic is None else [synthetic]
         dataset = ImageDataset(parts, self._random_transform(augment=self.stage_augment or self._augment))
         rank, world_size = self._place()

@@ -16,6 +16,7 @@ from .metrics import GroupMetrics, GroupTable
 from .rebias import ReBias
 from .selecmix import SelecMix, SelecMixLfF
 from .staged import StagedModule
+from .text_to_image import TextToImage
 from .vanilla import Vanilla
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "SelecMix",
     "SelecMixLfF",
     "StagedModule",
+    "TextToImage",
     "TrainingError",
     "Vanilla",
     "backbone_names",

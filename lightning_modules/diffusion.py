@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
@@ -18,8 +17,11 @@ from torchvision.utils import make_grid, save_image
 
 from .class_sampling import draw_classes
 from .classifier import Batch
-from .errors import ConfigError, TrainingError
+from .errors import ConfigError
+from .generative import EpochLoss, pictures, show_image
 from .staged import StagedModule
+
+KEY = "diffusion"
 
 CARD = """---
 library_name: diffusers
@@ -106,8 +108,7 @@ class ClassDiffusion(StagedModule):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.unet: nn.Module | None = None
         self.average: nn.Module | None = None
-        self._loss_sum: Tensor | None = None
-        self._loss_count = 0
+        self._epoch_loss = EpochLoss()
         self._averaged_at = 0
 
     # Building
@@ -190,15 +191,13 @@ class ClassDiffusion(StagedModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of what the network predicts, over images whose class is dropped now and then."""
-        image, label = self._pictures(batch), batch["label"]
+        image, label = pictures(self, batch, self.hparams["size"]), batch["label"]
         dropped = torch.rand(len(label), device=label.device) < self.hparams["class_dropout"]
         label = label.masked_fill(dropped, self.hparams["num_classes"])
         noise = torch.randn_like(image)
         time = torch.randint(self.hparams["noise_steps"], (len(image),), device=image.device)
         loss = self._loss(self.unet, image, label, noise, time)
-        total = loss.detach() * len(image)
-        self._loss_sum = total if self._loss_sum is None else self._loss_sum + total
-        self._loss_count += len(image)
+        self._epoch_loss.add(loss, len(image))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -214,24 +213,12 @@ class ClassDiffusion(StagedModule):
         self._averaged_at = step
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss."""
-        self.log("train/loss", self._mean_loss(), prog_bar=True, sync_dist=True, batch_size=1)
-        self._loss_sum, self._loss_count = None, 0
-
-    def _mean_loss(self) -> Tensor:
-        """Mean loss of this process since the epoch began.
+        """Log the epoch's loss.
 
         Raises:
             TrainingError: it is no finite number.
         """
-        assert self._loss_sum is not None
-        mean = self._loss_sum / self._loss_count
-        if not math.isfinite(float(self.trainer.strategy.reduce(mean, reduce_op="mean"))):
-            raise TrainingError(
-                f"the training loss became {float(mean)} in epoch {self.current_epoch}: set a lower diffusion.lr (now "
-                f"{self.hparams['lr']:g}) or trainer.precision to 32-true."
-            )
-        return mean
+        self._epoch_loss.log(self, KEY)
 
     def _loss(self, network: Any, image: Tensor, label: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         schedule = self.noise_schedule
@@ -239,23 +226,13 @@ class ClassDiffusion(StagedModule):
         target = noise if self.hparams["prediction"] == "epsilon" else schedule.get_velocity(image, noise, time)
         return F.mse_loss(network(noisy, time, label, return_dict=False)[0].float(), target)
 
-    def _pictures(self, batch: Batch) -> Tensor:
-        """Images [B, 3, S, S] in [-1, 1] of a batch that was normalised for classifiers."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        image = batch["image"]
-        mean, std = (image.new_tensor(values)[:, None, None] for values in (data.mean, data.std))
-        image = (image * std + mean) * 2 - 1
-        if image.shape[-1] != self.hparams["size"]:
-            image = F.interpolate(image, size=(self.hparams["size"],) * 2, mode="bilinear", antialias=True)
-        return image
-
     # Validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Error of the averaged network, for noise and times that only depend on the batch."""
         if dataloader_idx:  # a watched test set is for classifiers
             return
-        image = self._pictures(batch)
+        image = pictures(self, batch, self.hparams["size"])
         # drawn on the CPU, where a seed means the same on every machine
         generator = torch.Generator().manual_seed(batch_idx)
         noise = torch.randn(image.shape, generator=generator).to(image.device)
@@ -332,14 +309,3 @@ class ClassDiffusion(StagedModule):
                     "agree."
                 )
         self.configure_model()
-
-
-def show_image(trainer: L.Trainer, name: str, image: Tensor) -> None:
-    """Hand an image float [3, H, W] in [0, 1] to the loggers that show images."""
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            logger.log_image(name, [image], step=trainer.global_step)
-        elif isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, image.cpu(), trainer.global_step)

@@ -88,7 +88,10 @@ class Small:
             own = settings.get(key, {}).get("init_args", {})
             words += [f"{key}.weights=null"] * ("weights" in own)
             words += [f"{key}.backbone=resnet18"] * (own.get("backbone") == "resnet50")
-        if "diffusion" in settings:
+        learnt = settings.get("diffusion", {}).get("class_path", "").removeprefix("lightning_modules.")
+        if learnt == "TextToImage":
+            words += [f"diffusion.model={self.generator}"]
+        elif learnt:
             words += ["diffusion.channels=[8,16]", "diffusion.attention=[false,true]", "diffusion.layers_per_block=1"]
             words += ["diffusion.size=16", "diffusion.grid_images=1", "diffusion.grid_steps=1"]
         name = settings["data"]["class_path"].removeprefix("datamodules.")
@@ -101,7 +104,7 @@ class Small:
             words += ["data.percent=5pct"] * ("percent" in settings["data"]["init_args"])
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
-            if "diffusion" in settings:
+            if learnt == "ClassDiffusion":
                 words += ["synthesize.generator.steps=1"]
             elif settings["synthesize"].get("generator", {}) is not None:
                 words += self.models("prompts" not in settings["synthesize"])

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from callbacks.synthesis.models import Source, check_source, find_source, free_memory, load, pick_dtype
 from callbacks.synthesis.part import Part
 from callbacks.synthesis.sampling import RowSampler
 from lightning_modules.errors import ConfigError
+from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
 
 LOGGER = logging.getLogger("diffubias")
 KEY = "synthesize.captioner"
@@ -115,7 +115,7 @@ class Captioner(BaseCaptioner):
         """Look whether the model is there.
 
         Raises:
-            ConfigError: See :func:`callbacks.synthesis.models.check_source`.
+            ConfigError: See :func:`lightning_modules.pretrained.check_source`.
         """
         check_source(self._source(), "config.json")
 
@@ -126,7 +126,7 @@ class Captioner(BaseCaptioner):
         """Load model and processor.
 
         Raises:
-            ConfigError: See :func:`callbacks.synthesis.models.load`.
+            ConfigError: See :func:`lightning_modules.pretrained.load`.
         """
         if self._network is not None:
             return

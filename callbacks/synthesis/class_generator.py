@@ -9,11 +9,11 @@ import torch
 
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.generator import KEY, Generator, Sample, make_scheduler, to_sample
-from callbacks.synthesis.models import find_source, free_memory, load
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.class_sampling import draw_classes
 from lightning_modules.diffusion import ClassDiffusion
 from lightning_modules.errors import ConfigError
+from lightning_modules.pretrained import find_source, free_memory, load
 
 
 class ClassGenerator(Generator):
@@ -91,7 +91,7 @@ class ClassGenerator(Generator):
         """Load the model.
 
         Raises:
-            ConfigError: See :func:`callbacks.synthesis.models.load`; unknown scheduler.
+            ConfigError: See :func:`lightning_modules.pretrained.load`; unknown scheduler.
         """
         if self._unet is not None:
             return

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from callbacks.synthesis.models import Source, check_source, find_source, free_memory, load, pick_dtype
+from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.part import Part
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.errors import ConfigError
+from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
+from lightning_modules.text_to_image import TextToImage
 
 LOGGER = logging.getLogger("diffubias")
 KEY = "synthesize.generator"
@@ -144,6 +146,7 @@ class DiffusersGenerator(Generator):
         self.batch_size = batch_size
         self.download = download
         self.extra = dict(extra or {})
+        self._fitted: Path | None = None
         self._pipeline: Any = None
 
     def prompt(self, caption: str) -> str:
@@ -157,7 +160,7 @@ class DiffusersGenerator(Generator):
     def describe(self) -> dict[str, Any]:
         """Return model, revision, steps and guidance."""
         return {
-            "generator": self.model,
+            "generator": self.model if self._fitted is None else f"{self.model}, fine-tuned",
             "revision": self._source.revision,
             "steps": self.steps,
             "guidance": self.guidance,
@@ -167,12 +170,21 @@ class DiffusersGenerator(Generator):
         """Look whether the pipeline is there.
 
         Raises:
-            ConfigError: See :func:`callbacks.synthesis.models.check_source`.
+            ConfigError: See :func:`lightning_modules.pretrained.check_source`.
         """
         check_source(self._source, "model_index.json")
 
+    def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
+        """Draw with the fine-tuned model, if the stage before has made one."""
+        if isinstance(module, TextToImage):
+            on_rank_zero(lambda: None if folder.exists() else module.export(folder, data))
+            self._fitted = folder
+            vars(self).pop("_source", None)  # what was found before
+
     @cached_property
     def _source(self) -> Source:
+        if self._fitted is not None:
+            return find_source(str(self._fitted), None, False, KEY)
         pinned = DEFAULT_REVISION if self.model == DEFAULT_MODEL else None
         return find_source(self.model, self.revision or pinned, self.download, KEY)
 
@@ -180,7 +192,7 @@ class DiffusersGenerator(Generator):
         """Load the pipeline.
 
         Raises:
-            ConfigError: See :func:`callbacks.synthesis.models.load`; unknown scheduler; option the pipeline lacks.
+            ConfigError: See :func:`lightning_modules.pretrained.load`; unknown scheduler; option the pipeline lacks.
         """
         if self._pipeline is not None:
             return

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_modules import ClassDiffusion, ConfigError, TrainingError
+from lightning_modules.generative import pictures
 from tests.lightning_modules import toy
 
 TINY: dict[str, Any] = {
@@ -95,10 +96,10 @@ def test_pictures_are_what_was_normalised(size: int) -> None:
     original = torch.rand(2, 3, 16, 16)
     original[:, :, :8] = original[:, :, :1, :1]  # one colour, which reducing keeps
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    pictures = module._pictures({"image": (original - mean) / std})
-    assert pictures.shape == (2, 3, size, size)
-    torch.testing.assert_close(pictures[..., 0, 0], 2 * original[..., 0, 0] - 1)
-    assert float(pictures.abs().max()) <= 1 + 1e-5
+    found = pictures(module, {"image": (original - mean) / std}, size)
+    assert found.shape == (2, 3, size, size)
+    torch.testing.assert_close(found[..., 0, 0], 2 * original[..., 0, 0] - 1)
+    assert float(found.abs().max()) <= 1 + 1e-5
 
 
 def test_the_average_follows_the_weights(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save
 
 from callbacks.synthesis import Captioner, DiffusersGenerator
-from callbacks.synthesis.models import find_source, pick_dtype
 from lightning_modules.errors import ConfigError
+from lightning_modules.pretrained import find_source, pick_dtype
 
 CPU = torch.device("cpu")
 

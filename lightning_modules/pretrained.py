@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from lightning_modules.errors import ConfigError
+from .errors import ConfigError
 
 T = TypeVar("T")
 WEIGHT_SUFFIXES = (".safetensors",)
@@ -46,7 +46,7 @@ def find_source(model: str, revision: str | None, download: bool, key: str) -> S
     Raises:
         ConfigError: It looks like a path and does not exist, or the folder holds no weights.
     """
-    for folder in (Path(model).expanduser(), Path(__file__).parents[2] / model):
+    for folder in (Path(model).expanduser(), Path(__file__).parents[1] / model):
         if folder.is_dir():
             _check_weights(folder, key)
             return Source(str(folder), None, True, False, key)

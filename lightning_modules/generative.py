@@ -1,0 +1,70 @@
+"""What the modules share that learn to draw."""
+
+import math
+
+import lightning as L  # noqa: N812
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from .classifier import Batch
+from .errors import TrainingError
+
+
+def pictures(module: L.LightningModule, batch: Batch, size: int) -> Tensor:
+    """Images [B, 3, size, size] in [-1, 1] of a batch that the module's data module has normalised for classifiers."""
+    data = module.trainer.datamodule  # type: ignore[attr-defined]
+    image = batch["image"]
+    mean, std = (image.new_tensor(values)[:, None, None] for values in (data.mean, data.std))
+    image = (image * std + mean) * 2 - 1
+    if image.shape[-1] != size:
+        image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
+    return image
+
+
+class EpochLoss:
+    """Mean loss of an epoch, summed up on the device, where reading it each step would make the host wait."""
+
+    def __init__(self) -> None:
+        """Start without samples."""
+        self._sum: Tensor | None = None
+        self._count = 0
+
+    def add(self, loss: Tensor, count: int) -> None:
+        """Take the mean loss of a batch of so many samples."""
+        total = loss.detach() * count
+        self._sum = total if self._sum is None else self._sum + total
+        self._count += count
+
+    def log(self, module: L.LightningModule, key: str) -> None:
+        """Log the mean as ``train/loss`` at the end of an epoch and start anew: a collective operation.
+
+        Args:
+            module: whose epoch it was.
+            key: the module's place in the configuration, to name in errors.
+
+        Raises:
+            TrainingError: the mean is no finite number; all processes see the same value and stop together.
+        """
+        assert self._sum is not None
+        own = torch.stack((self._sum, torch.full_like(self._sum, self._count)))
+        sums: Tensor = module.trainer.strategy.reduce(own, reduce_op="sum")
+        mean = sums[0] / sums[1]
+        self._sum, self._count = None, 0
+        if not math.isfinite(float(mean)):
+            raise TrainingError(
+                f"the training loss became {float(mean)} in epoch {module.current_epoch}: set a lower {key}.lr (now "
+                f"{module.hparams['lr']:g}) or trainer.precision to 32-true."
+            )
+        module.log("train/loss", mean, prog_bar=True, sync_dist=True, batch_size=1)
+
+
+def show_image(trainer: L.Trainer, name: str, image: Tensor) -> None:
+    """Hand an image float [3, H, W] in [0, 1] to the loggers that show images."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [image], step=trainer.global_step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, image.cpu(), trainer.global_step)

@@ -1,0 +1,212 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import lightning as L  # noqa: N812
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from callbacks import StageCallback
+from callbacks.synthesis import DiffusersGenerator
+from callbacks.synthesis.plan import Prompt
+from lightning_modules import ClassDiffusion, ConfigError, TextToImage
+from lightning_modules.text_to_image import training_texts
+from tests import tiny_models
+from tests.datamodules.toy import NAMES, Pictures, Unlabelled
+from tests.fitting import make_trainer
+from tests.generators import write_selection
+
+LIBRARY: Any = diffusers
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def fitted(model: Path, folder: Path, epochs: int = 1, resume: Path | None = None, **settings: Any) -> TextToImage:
+    L.seed_everything(1, verbose=False)
+    module = TextToImage(str(model), **{"lr": 1e-3, **settings})
+    trainer = make_trainer(folder, epochs, callbacks=[StageCallback(folder, 5)])
+    trainer.fit(module, datamodule=Pictures(), ckpt_path=resume, weights_only=True)
+    trainer.save_checkpoint(folder / "end.ckpt")
+    return module
+
+
+def weights(module: TextToImage) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+def original(model: Path) -> Any:
+    return LIBRARY.UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+
+
+@pytest.mark.parametrize(("rank", "trained"), [(None, "all"), (2, "lora")])
+def test_only_what_should_be_trained_is_and_is_saved(
+    stable_diffusion: Path, tmp_path: Path, rank: int | None, trained: str
+) -> None:
+    module = fitted(stable_diffusion, tmp_path, lora_rank=rank)
+    first = {f"unet.{name}": value for name, value in original(stable_diffusion).named_parameters()}
+    own = weights(module)
+    before = {name: first.get(name.replace(".base_layer", "")) for name in own}  # peft moves what it leaves alone
+    changed = {n for n, value in own.items() if (old := before[n]) is None or not torch.equal(value, old)}
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
+    if trained == "all":
+        assert changed == first.keys() == saved.keys()
+    else:
+        assert changed
+        assert all("lora_" in name for name in changed)
+        assert changed == saved.keys()
+        assert sum(value.numel() for value in saved.values()) < 0.5 * sum(value.numel() for value in first.values())
+
+
+def test_the_loss_is_the_error_of_the_noise_given_the_text(stable_diffusion: Path, tmp_path: Path) -> None:
+    module = TextToImage(str(stable_diffusion))
+    module.configure_model()
+    pipeline = LIBRARY.StableDiffusionPipeline.from_pretrained(stable_diffusion)
+    latents, texts = torch.randn(3, 4, 16, 16), ["a", "a photo of a b", ""]
+    loss = module._loss(latents, texts, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    noise, time = torch.randn(latents.shape, generator=generator), torch.randint(1000, (3,), generator=generator)
+    noisy = LIBRARY.DDPMScheduler.from_config(pipeline.scheduler.config).add_noise(latents, noise, time)
+    states, _ = pipeline.encode_prompt(texts, "cpu", 1, False)
+    expected = (pipeline.unet(noisy, time, states).sample - noise).square().mean()
+    torch.testing.assert_close(loss, expected)
+    assert not torch.isclose(loss, module._loss(latents, ["b"] * 3, torch.Generator().manual_seed(3)))
+
+
+def test_v_prediction_is_taken_from_the_pipeline(stable_diffusion: Path, tmp_path: Path) -> None:
+    pipeline = LIBRARY.StableDiffusionPipeline.from_pretrained(stable_diffusion)
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    pipeline.save_pretrained(tmp_path / "v")
+    losses = []
+    for folder in (stable_diffusion, tmp_path / "v"):
+        module = TextToImage(str(folder))
+        losses.append(module._loss(torch.randn(1, 4, 16, 16), ["a"], torch.Generator().manual_seed(0)).item())
+    assert losses[0] != pytest.approx(losses[1])
+
+
+def test_mined_images_have_their_captions_and_others_the_template(tmp_path: Path) -> None:
+    data = Pictures()
+    data.setup("fit")
+    data.synthetic_dir = tmp_path
+    template = "a photo of a {class} on {bias}"
+    bias = data.train_biases()[1]
+    assert training_texts(data, template)[1] == [f"a photo of a a on {data.bias_names[bias]}"]
+    captions = {1: ["a dog", " ", "the dog"], 2: [""]}
+    items = [{"index": index, "label": 0, "captions": own} for index, own in captions.items()]
+    (tmp_path / "captions.json").write_text(json.dumps({"items": items}))
+    texts = training_texts(data, template)
+    assert texts[1] == ["a dog", "the dog"]
+    assert texts[2][0].startswith("a photo of a a on")
+    assert len(texts) == 34
+    unlabelled = Unlabelled()
+    unlabelled.setup("fit")
+    assert training_texts(unlabelled, "a {bias} {class}")[0] == [f"a {NAMES[0]}"]
+
+
+def test_an_image_learns_its_own_text_or_none(stable_diffusion: Path, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    class Listener(TextToImage):
+        def _encode(self, texts: Any) -> Tensor:
+            if self.training:
+                seen.append(list(texts))
+            return super()._encode(texts)
+
+    data = Pictures()
+    data.setup("fit")
+    data.synthetic_dir = tmp_path
+    items = [{"index": index, "label": 0, "captions": [f"{index} x", f"{index} y"]} for index in range(34)]
+    (tmp_path / "captions.json").write_text(json.dumps({"items": items}))
+    rows: list[int] = []
+
+    class Rows(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, _: int) -> None:
+            rows.extend(batch["index"].tolist())
+
+    module = Listener(str(stable_diffusion), text_dropout=0.3)
+    make_trainer(tmp_path, 4, callbacks=[Rows()], limit_val_batches=0).fit(module, datamodule=data)
+    pairs = list(zip(rows, [text for own in seen for text in own], strict=True))
+    assert len(pairs) == 136
+    assert all(text in ("", f"{row} x", f"{row} y") for row, text in pairs)
+    assert 0.15 < sum(text == "" for _, text in pairs) / 136 < 0.45
+    assert {text[-1] for _, text in pairs if text} == {"x", "y"}
+
+
+def test_the_stage_may_learn_from_the_mined_images_alone(stable_diffusion: Path, tmp_path: Path) -> None:
+    write_selection(tmp_path, [3, 5, 30])
+    data = Pictures()
+    data.synthetic_dir, data.source = tmp_path, "mined"
+    data.setup("fit")
+    index = torch.cat([batch["index"] for batch in data.train_dataloader()])
+    assert sorted(index.tolist()) == [3, 5, 30]
+    make_trainer(tmp_path).fit(TextToImage(str(stable_diffusion)), datamodule=data)
+    data.synthetic_dir = None
+    with pytest.raises(ConfigError, match="data: mined"):
+        data.train_dataloader()
+
+
+def test_a_broken_off_fit_goes_on_as_if_it_had_not_been(stable_diffusion: Path, tmp_path: Path) -> None:
+    whole = fitted(stable_diffusion, tmp_path / "whole", 2, lora_rank=2)
+    fitted(stable_diffusion, tmp_path / "half", 1, lora_rank=2)
+    (tmp_path / "half" / "fit_done").unlink()
+    rest = fitted(stable_diffusion, tmp_path / "half", 2, tmp_path / "half" / "end.ckpt", lora_rank=2)
+    for (name, first), second in zip(weights(whole).items(), weights(rest).values(), strict=True):
+        assert torch.equal(first, second), name
+
+
+def drawn(folder: Path, generator: DiffusersGenerator) -> Any:
+    generator.load(torch.device("cpu"))
+    (sample,) = generator.sample([Prompt(0, 0, "a photo of a a")], [7])
+    assert sample.image is not None
+    return sample.image.astype(int)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_the_generator_draws_with_the_fine_tuned_pipeline(
+    stable_diffusion: Path, tmp_path: Path, rank: int | None
+) -> None:
+    module = fitted(stable_diffusion, tmp_path, 2, lora_rank=rank, lr=0.03)
+    data = Pictures()
+    data.setup("fit")
+    before = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
+    after = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
+    after.check()
+    after.learn_from(module, data, tmp_path / "model")
+    assert after.describe()["generator"].endswith("fine-tuned")
+    assert np.abs(drawn(tmp_path, before) - drawn(tmp_path, after)).max() > 3
+    plain = LIBRARY.StableDiffusionPipeline.from_pretrained(tmp_path / "model")
+    assert not any("lora" in name for name, _ in plain.unet.named_parameters())
+    image = plain(
+        "a photo of a a", num_inference_steps=2, guidance_scale=1.0, generator=torch.Generator("cpu").manual_seed(7)
+    ).images[0]
+    assert np.abs(np.asarray(image).astype(int) - drawn(tmp_path, after)).max() <= 1
+    assert "fine-tuned by diffubias" in (tmp_path / "model" / "README.md").read_text()
+    assert not list((tmp_path / "model").rglob("*.bin"))
+
+
+def test_another_module_leaves_the_generator_alone(stable_diffusion: Path, tmp_path: Path) -> None:
+    generator = DiffusersGenerator(str(stable_diffusion))
+    generator.learn_from(ClassDiffusion(), Pictures(), tmp_path / "model")
+    assert generator.describe()["generator"] == str(stable_diffusion)
+    assert not (tmp_path / "model").exists()
+
+
+def test_mistakes_are_named(stable_diffusion: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"diffusion\.lora_rank"):
+        TextToImage("m", lora_rank=0)
+    with pytest.raises(ConfigError, match=r"diffusion\.text_dropout"):
+        TextToImage("m", text_dropout=1.0)
+    with pytest.raises(ConfigError, match=r"diffusion\.model: no folder"):
+        TextToImage("./nowhere").check()
+    TextToImage(str(stable_diffusion)).check()
+    with pytest.raises(ConfigError, match=r"diffusion\.model: StableDiffusionXLPipeline is not of the kind"):
+        TextToImage(str(tiny_models.save_stable_diffusion_xl(tmp_path / "xl"))).configure_model()
+    data = Pictures()
+    data.source = "both"
+    with pytest.raises(ConfigError, match="data must be real or mined"):
+        TextToImage(str(stable_diffusion)).check_fit(data)
+    fitted(stable_diffusion, tmp_path)
+    content = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    with pytest.raises(ConfigError, match=r"diffusion\.lora_rank None, but this run 2"):
+        TextToImage(str(stable_diffusion), lora_rank=2).on_load_checkpoint(content)
