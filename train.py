@@ -300,7 +300,9 @@ class DebiasCLI(LightningCLI):
             if stage.init_from is not None:
                 self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
             if stage.synthesize != "no":
-                self._synthesize(stage).check(self.datamodule)
+                before = list(stages.values())[: list(stages).index(name)]
+                mined = any(own.synthesize in ("end", "captions") for own in before)
+                self._synthesize(stage).check(self.datamodule, module, mined)
 
     def _check_start(self, name: str, module: StagedModule, before: str, source_name: str) -> None:
         """Refuse to start from the weights of another network."""

@@ -30,7 +30,8 @@ def source_auroc(module: Classifier, data: DebiasDataModule, device: torch.devic
 
     From Fake to Real (arXiv 2308.04553) warns that a model trained on both may take the source of an image for a
     shortcut. The probe is a logistic regression on standardised features of at most 100 real validation images and as
-    many synthetic images of every class, evaluated by cross-validation.
+    many synthetic images of every group, evaluated by cross-validation. Where the prompts name no bias attribute, a
+    group is a class; the sources then differ in their bias too, and the value says how well both can be told.
 
     Args:
         module: The fitted classifier.
@@ -69,5 +70,6 @@ def separability(first: NDArray[np.float32], second: NDArray[np.float32]) -> flo
 
 
 def _features(module: Classifier, loader: DataLoader[Batch], device: torch.device) -> NDArray[np.float32]:
-    values, _ = evaluated(_Features(module), loader, device, lambda features, _: features)
+    features = _Features(module).train(module.training)  # which is restored afterwards
+    values, _ = evaluated(features, loader, device, lambda found, _: found)
     return values.flatten(1).numpy()

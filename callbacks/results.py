@@ -10,11 +10,13 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from callbacks.chain import Fit
 from callbacks.probe import source_auroc
+from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_bytes, write_json
+from callbacks.synthesis.generator import MODEL
 from callbacks.table import METRICS
 from callbacks.test_curve import best_on_test
 from datamodules import DebiasDataModule
-from lightning_modules import Classifier
+from lightning_modules import Classifier, StagedModule
 from lightning_modules.metrics import GroupTable
 
 RESULTS = "results.json"
@@ -44,17 +46,20 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         found["test"] = _test(trainer, module, datamodule)
         if isinstance(datamodule, DebiasDataModule):
             found["groups"] = _name(module.test_metrics.groups(), datamodule)
-            told_apart = _told_apart(trainer, module, datamodule)
-            if told_apart is not None:
-                found["test"]["source_auroc"] = told_apart
+            found["test"] |= _told_apart(trainer, module, datamodule)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
+    if isinstance(module, StagedModule):
+        folder = fit.directory / MODEL
+        on_rank_zero(lambda: None if folder.exists() else module.export(folder, datamodule))
     if fit.best.exists():
         if _step(fit.best) == _step(fit.last):
             found["best_validation"] = found["test"]
         else:
             loggers, trainer.loggers = trainer.loggers, []
             found["best_validation"] = _test(trainer, module, datamodule, fit.best)
+            if isinstance(module, Classifier) and isinstance(datamodule, DebiasDataModule):
+                found["best_validation"] |= _told_apart(trainer, module, datamodule)
             trainer.loggers = loggers
     if trainer.is_global_zero:
         make_folder(fit.directory)
@@ -109,9 +114,12 @@ def table(rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def _told_apart(trainer: Trainer, module: Classifier, datamodule: DebiasDataModule) -> float | None:
-    """How well the module tells synthetic from real images, where there are any."""
-    return source_auroc(module, datamodule, trainer.strategy.root_device) if datamodule.has_synthetic else None
+def _told_apart(trainer: Trainer, module: Classifier, datamodule: DebiasDataModule) -> dict[str, float]:
+    """How well the module tells synthetic from real images, where there are enough of both."""
+    if not datamodule.has_synthetic:
+        return {}
+    value = source_auroc(module, datamodule, trainer.strategy.root_device)
+    return {} if value is None else {"source_auroc": value}
 
 
 def _test(

@@ -54,6 +54,10 @@ def load_classifier(module: LightningModule, checkpoint: Path) -> None:
     Raises:
         ConfigError: The checkpoint holds no such network, or another one.
     """
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"init_from: there is no {checkpoint}: no epoch of that stage was validated, so set init_epoch to last"
+        )
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

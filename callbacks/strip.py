@@ -96,7 +96,7 @@ def _mined(datamodule: MiningData, directory: Path, rows: int) -> list[Row]:
 
 def _groups(datamodule: MiningData, directory: Path, rows: int) -> list[Row]:
     """The first classes, or classes and bias attributes."""
-    drawn = _records(directory, lambda record: (record["label"], record["bias"]))
+    drawn = _records(directory, lambda record: (record["label"], record.get("bias", -1)))
     return [
         Row(datamodule.class_names[label] + (f", {datamodule.bias_names[bias]}" if bias >= 0 else ""), records)
         for (label, bias), records in sorted(drawn.items())[:rows]

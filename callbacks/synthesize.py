@@ -17,7 +17,7 @@ from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.gate import Gate
-from callbacks.synthesis.generator import DiffusersGenerator, Generator
+from callbacks.synthesis.generator import MODEL, DiffusersGenerator, Generator
 from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
@@ -27,7 +27,7 @@ from callbacks.synthesis.progress import Progress
 from callbacks.synthesis.reuse import take_over
 from callbacks.synthesis.templates import Prompter
 from callbacks.synthesis.text_filter import TextFilter
-from lightning_modules.errors import ConfigError
+from lightning_modules import Classifier, ConfigError, StagedModule
 from lightning_modules.pretrained import free_memory
 
 LOGGER = logging.getLogger("diffubias")
@@ -137,16 +137,18 @@ class SynthesizeCallback(L.Callback):
             planned = self._plan_captions(data, items, prompts)
         if self.generator is None:
             raise ConfigError("synthesize.generator is null, but synthesize.prompts ask for images: give a generator")
-        self.generator.learn_from(pl_module, data, Path(trainer.default_root_dir) / "model")
+        self.generator.learn_from(pl_module, data, Path(trainer.default_root_dir) / MODEL)
         self._make_room(trainer, pl_module)
         self._draw(directory, trainer, data, planned, self.generator)
         self._draw_strip(directory, data)
 
-    def check(self, data: MiningData) -> None:
+    def check(self, data: MiningData, module: L.LightningModule | None = None, mined: bool = False) -> None:
         """Refuse now what would otherwise be refused after the fit; takes well under a second.
 
         Args:
             data: The training set, read.
+            module: What the stage will have fitted.
+            mined: Whether an earlier stage mines.
 
         Raises:
             ConfigError: A count, a model or the set to take over is wrong.
@@ -164,24 +166,46 @@ class SynthesizeCallback(L.Callback):
                     f"synthesize.reuse: {self.reuse} holds no {MANIFEST}: give the synthetic folder of a finished run"
                 )
             return
+        if isinstance(module, StagedModule) and not isinstance(module, Classifier):
+            self._check_learner(module, mined)
         if self.prompts is not None:
+            if self.generator is None or not self.draw:
+                raise ConfigError(
+                    "synthesize.prompts are drawn from: synthesize.generator must not be null, and the stage must not "
+                    "stop with captions"
+                )
             self._plan_prompts(data)
-            if self.generator is not None:
-                self.generator.check()
+            self.generator.check(module, data)
             return
+        if self.images in ("uniform", "additive"):
+            raise ConfigError(f"synthesize.images={self.images} goes with synthesize.prompts; give a number per class")
         if self.generator is None:
+            if not self.draw:
+                raise ConfigError("synthesize.generator is null, so nothing is captioned: set the stage to end")
             return
         if self.captioner is None:
             raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
         # how many are mined follows from the labels, whatever the losses are
-        mined = len(self.miner.select(torch.zeros(len(labels)), labels, self.top_k))
-        if self.images == "aligned" and mined == len(labels):
+        count = len(self.miner.select(torch.zeros(len(labels)), labels, self.top_k))
+        if self.images == "aligned" and count == len(labels):
             raise ConfigError(
                 f"synthesize.top_k={self.top_k} mines all {len(labels)} training images, so that none is left to count"
                 " as aligned; lower it, or set synthesize.images to a number per class"
             )
         self.captioner.check()
-        self.generator.check()
+        if self.draw:
+            self.generator.check(module, data)
+
+    def _check_learner(self, module: StagedModule, mined: bool) -> None:
+        """Refuse to mine with a module that classifies nothing, and to draw with one that has learnt nothing yet."""
+        name = type(module).__name__
+        if self.when == "start":
+            raise ConfigError(f"synthesize: start draws before {name} has learnt anything: set the stage to end")
+        if self.prompts is None and not mined:
+            raise ConfigError(
+                f"{name} classifies nothing, so nothing can be mined with it: give synthesize.prompts, or let an "
+                "earlier stage mine (synthesize: captions)"
+            )
 
     def _draw_strip(self, directory: Path, data: MiningData) -> None:
         """Draw the picture strip if it is wanted, possible and not there."""
@@ -244,6 +268,8 @@ class SynthesizeCallback(L.Callback):
         """Take a fitted module off the GPU, where captioner and generator need the room."""
         if self.when == "end" and trainer.strategy.root_device.type == "cuda":
             pl_module.to("cpu")
+        if isinstance(pl_module, StagedModule):
+            pl_module.make_room()
         free_memory()
 
     def _plan_prompts(self, data: MiningData) -> list[Prompt]:
@@ -251,7 +277,7 @@ class SynthesizeCallback(L.Callback):
         assert self.prompts is not None
         prompts = self.prompts.prompts(data.class_names, data.bias_names)
         groups = zip(data.train_labels().tolist(), data.train_biases().tolist(), strict=True)
-        return plan_groups(prompts, self.images, list(groups))
+        return plan_groups(prompts, self.images, list(groups), data.synthetic_test)
 
     def _plan_captions(self, data: MiningData, items: list[dict[str, Any]], prompts: list[Prompt]) -> list[Prompt]:
         """List the images to draw from the captions of mined images."""
@@ -316,8 +342,9 @@ class SynthesizeCallback(L.Callback):
         generator: Generator,
     ) -> None:
         start = time.perf_counter()
-        drawn_from = digest([[prompt.label, prompt.bias, prompt.source_index, prompt.caption] for prompt in planned])
-        on_rank_zero(lambda: self._write_plan(directory, drawn_from, planned, range(data.num_classes)))
+        drawn_from = [[prompt.label, prompt.bias, prompt.source_index, prompt.caption] for prompt in planned]
+        digests = {"digest": digest(drawn_from), "model": generator.fingerprint()}
+        on_rank_zero(lambda: self._write_plan(directory, digests, planned, range(data.num_classes)))
         drawing = Drawing(directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress)
         counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
         seconds = time.perf_counter() - start
@@ -328,12 +355,12 @@ class SynthesizeCallback(L.Callback):
         metrics = {f"synthesis/rejected_{reason}": count for reason, count in rejects.items()}
         self._report(trainer, {"synthesis/images": counts[KEEP], **metrics})
 
-    def _write_plan(self, directory: Path, drawn_from: str, planned: list[Prompt], classes: range) -> None:
+    def _write_plan(self, directory: Path, digests: dict[str, str], planned: list[Prompt], classes: range) -> None:
         """Record what is about to be drawn, or check that it is what was being drawn."""
         file = directory / PLAN
         plan = {
             "settings": plain(self.settings()),
-            "prompts": {"digest": drawn_from},
+            "prompts": digests,
             "per_class": [sum(prompt.label == label for prompt in planned) for label in classes],
         }
         if file.is_file():

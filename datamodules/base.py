@@ -60,7 +60,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
 
     A batch is a dict: `image` float32 [B, 3, S, S] normalised; `label`, `bias` (-1 unknown) and `index` int64 [B];
     `synthetic` bool [B]. `index` is the position in the real training split (after validation was carved out of it),
-    in the evaluated split, or in the manifest for synthetic images.
+    in the evaluated split, or among the synthetic images to train on, in the order of the manifest.
 
     Everything random about the training stream follows from (seed, epoch, position), so that a resumed run goes on with
     the same batches, and the order does not depend on the number of ranks.
@@ -84,8 +84,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             many extra times an epoch. With a synthesis that only mines, this is the control that belongs beside
             DiffuBias.
         cache: Keep decoded pictures in memory, image_size * image_size * 3 bytes each, shared by the workers.
-        balance: Draw the training images with replacement, so that all classes, or all groups (label, bias), come
-            equally often: the resampling baseline. `none` visits every image once an epoch.
+        balance: Draw the training images with replacement, so that all classes, or all groups (label, bias; real and
+            synthetic ones apart), come equally often: the resampling baseline. `none` visits every image once an epoch.
         watch_test: Evaluate the test set at every validation too, as `watched/...`, to tell the best test value that
             papers report. Nothing is ever selected by it.
         synthetic_test: Share of the synthetic images of every group that no stage trains on; the test evaluates them
@@ -359,7 +359,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         parts = [] if self.source == "synthetic" else [self._part("train")]
         first = sum(map(len, parts))
         own = self._mined() if self.source == "mined" else np.arange(first)
-        real = np.concatenate([own, self._extra_mined(), self._repeated if first else own])
+        repeated = self._repeated[np.isin(self._repeated, own)] if first else own
+        real = np.concatenate([own, self._extra_mined(), repeated])
         parts += [] if synthetic is None else [synthetic]
         dataset = ImageDataset(parts, self._random_transform(augment=self.stage_augment or self._augment))
         rank, world_size = self._place()
@@ -388,6 +389,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         entries = Entries(torch.from_numpy(labels), torch.from_numpy(biases), 0)
         groups = entries.labels if self.balance == "class" else entries.groups(len(self.bias_names))
         first = sum(len(part) for part in parts if not part.synthetic)
+        if self.balance == "group":  # synthetic images are groups apart, as in the code of From Fake to Real
+            groups = groups + (torch.arange(len(groups)) >= first) * (int(groups.max()) + 1)
         drawn = groups.numpy()[np.concatenate([real, np.arange(first, len(labels))])]
         weights = 1 / np.bincount(drawn)[drawn]
         return np.asarray(weights / weights.sum())
@@ -437,18 +440,22 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         return self.synthetic_dir is not None and (self.synthetic_dir / MANIFEST).is_file()
 
     def probe_dataloaders(self, count: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
-        """Returns real validation images and synthetic images, as they are evaluated, equally many of every class.
+        """Returns real validation images and synthetic images, as they are evaluated, equally many of every group.
+
+        A group is a class and a bias attribute, or a class alone where no prompt named the attribute.
 
         Args:
-            count: At most this many of a class and source. Synthetic images that no stage trains on come first choice.
+            count: At most this many of a group and source. Synthetic images that no stage trains on come first choice.
         """
         assert self.synthetic_dir is not None
         trained, held_out = self._split_synthetic(self.synthetic_dir)
         parts = self._part("val"), held_out if len(held_out) else trained
+        named = bool((parts[1].biases >= 0).all())
+        groups = [part.labels * (len(self.bias_names) + 1) + (part.biases if named else 0) for part in parts]
         random = np.random.default_rng([self.seed, 0x70726F6265])
         rows: tuple[list[int], list[int]] = ([], [])
-        for label in range(self.num_classes):
-            own = [random.permutation(np.flatnonzero(part.labels == label)) for part in parts]
+        for group in np.unique(groups[1]):
+            own = [random.permutation(np.flatnonzero(numbers == group)) for numbers in groups]
             for chosen, found in zip(rows, own, strict=True):
                 chosen.extend(found[: min(count, *map(len, own))].tolist())
         real, synthetic = (

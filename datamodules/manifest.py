@@ -159,8 +159,8 @@ def read_selection(synthetic_dir: Path) -> list[int]:
         indices = [item["index"] for item in content["items"]]
     except OSError as error:
         raise ConfigError(
-            f"data.mined_repeat needs the mined images, but there is no {path} ({error.strerror}); run a stage that "
-            "synthesises before, or set data.mined_repeat=0"
+            f"the mined images are needed (data.mined_repeat, or a stage with data: mined), but there is no {path} "
+            f"({error.strerror}); run a stage that mines before"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is torn or incomplete ({error}); {_again(path)}") from error

@@ -1,6 +1,8 @@
 """A class-conditional diffusion model of the training images, which learns their bias along with them."""
 
 import copy
+import json
+import logging
 import math
 from collections.abc import Callable
 from functools import cached_property
@@ -18,11 +20,13 @@ from torchvision.utils import make_grid, save_image
 from .class_sampling import draw_classes
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, pictures, show_image
+from .generative import EpochLoss, check_trainer, pictures, show_image
 from .staged import StagedModule
 
+_log = logging.getLogger("diffubias")
 KEY = "diffusion"
 
+CLASSES = "classes.json"
 CARD = """---
 library_name: diffusers
 tags: [image-generation, class-conditional]
@@ -104,6 +108,10 @@ class ClassDiffusion(StagedModule):
             )
         if not 0 <= ema < 1:
             raise ConfigError(f"diffusion.ema must lie in [0, 1), but is {ema}: set it to 0.9999, say.")
+        if not 1 <= grid_steps <= noise_steps:
+            raise ConfigError(
+                f"{KEY}.grid_steps must lie between 1 and {noise_steps}, but is {grid_steps}: set it to 25."
+            )
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.unet: nn.Module | None = None
@@ -185,6 +193,16 @@ class ClassDiffusion(StagedModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        """Check what a fit is given.
+
+        Raises:
+            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_trainer(self)
+
     def on_train_start(self) -> None:
         """The average of a fit that goes on has seen all its steps so far."""
         self._averaged_at = self.global_step
@@ -264,8 +282,11 @@ class ClassDiffusion(StagedModule):
             )
         grid = make_grid(images, nrow=settings["grid_images"])
         folder = Path(self.trainer.default_root_dir) / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        save_image(grid, folder / f"epoch-{self.current_epoch:04d}.png")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_image(grid, folder / f"epoch-{self.current_epoch:04d}.png")
+        except OSError as error:  # a picture is not worth a run, and the other processes would wait for this one
+            _log.warning("no picture of samples: %s", error)
         show_image(self.trainer, "samples", grid)
 
     # Results
@@ -289,6 +310,7 @@ class ClassDiffusion(StagedModule):
             classes=", ".join(f"{label} {name}" for label, name in enumerate(data.class_names)),
         )  # fmt: skip
         (part / "README.md").write_text(card, encoding="utf-8")
+        (part / CLASSES).write_text(json.dumps(list(data.class_names)), encoding="utf-8")
         part.rename(folder)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Disentangled feature augmentation: debiasing by swapping what two encoders saw of the bias."""
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,8 @@ class DisEnt(LfF):
     The reference code lets a StepLR of 10,000 steps count from ``swap_from`` on. That is a MultiStepLR with milestones
     20000, 30000 and 40000 where ``swap_from`` is 10000 and ``scheduler_interval`` is step.
     """
+
+    trains_biased: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """What the modules share that learn to draw."""
 
 import math
+from functools import lru_cache
 
 import lightning as L  # noqa: N812
 import torch
@@ -8,18 +9,39 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
+
+
+def check_trainer(module: L.LightningModule) -> None:
+    """Refuse Trainers that a module which learns to draw cannot be fitted with.
+
+    Raises:
+        ConfigError: weights in half precision, whose small steps are lost, or weights in pieces.
+    """
+    trainer = module.trainer
+    if str(trainer.precision) in ("bf16-true", "16-true"):
+        raise ConfigError(
+            f"trainer.precision={trainer.precision} loses the small steps of {type(module).__name__}: set bf16-mixed."
+        )
+    if type(trainer.strategy).__name__ in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"):
+        raise ConfigError(f"trainer.strategy: {type(module).__name__} cannot be taken to pieces: set ddp.")
 
 
 def pictures(module: L.LightningModule, batch: Batch, size: int) -> Tensor:
     """Images [B, 3, size, size] in [-1, 1] of a batch that the module's data module has normalised for classifiers."""
     data = module.trainer.datamodule  # type: ignore[attr-defined]
     image = batch["image"]
-    mean, std = (image.new_tensor(values)[:, None, None] for values in (data.mean, data.std))
+    mean, std = (_column(tuple(values), image.device, image.dtype) for values in (data.mean, data.std))
     image = (image * std + mean) * 2 - 1
     if image.shape[-1] != size:
         image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
     return image
+
+
+@lru_cache
+def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Values [3, 1, 1], copied to a device once."""
+    return torch.tensor(values, device=device, dtype=dtype)[:, None, None]
 
 
 class EpochLoss:

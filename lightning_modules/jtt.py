@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from .classifier import Classifier
 from .errors import ConfigError
@@ -98,7 +97,9 @@ def _tell(module: Classifier, errors: Tensor, losses: Tensor, known: Tensor, con
         values |= {"errors/precision": hits / found, "errors/recall": hits / max(all_conflict, 1)}
         text += f", {hits} of the {all_conflict} in conflict with the bias"
     if bool((known & conflict).any()) and bool((known & ~conflict).any()):
-        values["errors/auroc"] = float(binary_auroc(losses[known], conflict[known].long()))
+        from sklearn.metrics import roc_auc_score  # that of torchmetrics takes great losses for equal
+
+        values["errors/auroc"] = float(roc_auc_score(conflict[known].numpy(), losses[known].numpy()))
         text += f"; their losses rank with an AUROC of {values['errors/auroc']:.3f}"
     _log.info(text)
     if not count:

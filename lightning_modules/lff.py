@@ -29,6 +29,7 @@ class LfF(Classifier):
     """
 
     helper_names: ClassVar[tuple[str, ...]] = ("ensemble", "amplifier")
+    trains_biased: ClassVar[bool] = False  # whether something biased is trained even where there is an amplifier
 
     def __init__(
         self,
@@ -89,6 +90,8 @@ class LfF(Classifier):
                 "model.biased=amplifier, but there is none: put a stage before this one, say `amplifier`, and add "
                 "`uses: {amplifier: amplifier}` here."
             )
+        if asked and ensemble and not self.trains_biased:
+            raise ConfigError("uses: ensemble has no effect with model.biased=amplifier: leave one of them out.")
         if amplifier and not asked:
             raise ConfigError("uses: amplifier has no effect with model.biased=trained: set it to amplifier.")
         if asked and getattr(data, "source", "real") != "real":

@@ -1,6 +1,7 @@
 """What a chain asks of every module that it fits."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import lightning as L  # noqa: N812
@@ -61,6 +62,17 @@ class StagedModule(L.LightningModule):
                 f"uses: {', '.join(unknown)} means nothing to {type(self).__name__}: it knows "
                 f"{', '.join(self.helper_names) or 'no helpers'}."
             )
+
+    def make_room(self) -> None:
+        """Take off the GPU what a move of the module would not: parts that stay as they are."""
+
+    def export(self, folder: Path, data: Any) -> None:
+        """Write the result as a folder that other programs read, if there is such a format.
+
+        Args:
+            folder: where to; it must not exist. It is whole or not there at all.
+            data: the data module that the module was fitted on.
+        """
 
     def setup(self, stage: str) -> None:
         """Check what a fit is given.

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, pictures
+from .generative import EpochLoss, check_trainer, pictures
 from .pretrained import check_source, find_source, load
 from .staged import StagedModule
 
@@ -114,16 +114,25 @@ class TextToImage(StagedModule):
 
         source, loader = self._source, diffusers.DiffusionPipeline
         from_pretrained: Any = loader.from_pretrained
-        pipeline = load(
-            source,
-            lambda: from_pretrained(
-                source.location,
-                revision=source.revision,
-                local_files_only=source.local_files_only,
-                use_safetensors=True,
-                dtype=torch.float32,
-            ),
-        )
+        # on the CPU whatever the accelerator, so that a seed means the same start everywhere
+        with torch.device("cpu"):
+            pipeline = load(
+                source,
+                lambda: from_pretrained(
+                    source.location,
+                    revision=source.revision,
+                    local_files_only=source.local_files_only,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                ),
+            )
+            self._prepare(pipeline)
+        # the parts that stay as they are belong to no checkpoint, no optimizer and no other process
+        self.__dict__["pipeline"] = pipeline
+        self.unet = pipeline.unet
+
+    def _prepare(self, pipeline: Any) -> None:
+        """Set what is trained, and add LoRA if it is wanted."""
         missing = [part for part in ("vae", "text_encoder", "tokenizer", "unet") if not hasattr(pipeline, part)]
         if missing or hasattr(pipeline, "text_encoder_2"):
             raise ConfigError(
@@ -132,8 +141,6 @@ class TextToImage(StagedModule):
             )
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             part.requires_grad_(False)
-        # the parts that stay as they are belong to no checkpoint, no optimizer and no other process
-        self.__dict__["pipeline"] = pipeline
         if self.hparams["lora_rank"] is None:
             pipeline.unet.requires_grad_(True)
         else:
@@ -143,7 +150,7 @@ class TextToImage(StagedModule):
             pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ATTENTION)))
         if self.hparams["gradient_checkpointing"]:
             pipeline.unet.enable_gradient_checkpointing()
-        self.unet = pipeline.unet
+        pipeline.unet.train()
 
     @cached_property
     def noise_schedule(self) -> Any:
@@ -167,6 +174,16 @@ class TextToImage(StagedModule):
 
     # Training
 
+    def setup(self, stage: str) -> None:
+        """Check what a fit is given.
+
+        Raises:
+            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_trainer(self)
+
     def on_fit_start(self) -> None:
         """Bring the parts that stay as they are to the device, and read the texts."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -175,6 +192,10 @@ class TextToImage(StagedModule):
 
     def on_fit_end(self) -> None:
         """Give the memory back."""
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Take the autoencoder and the text encoder off the GPU."""
         self._move(torch.device("cpu"))
 
     def _move(self, device: torch.device) -> None:

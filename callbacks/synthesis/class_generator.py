@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L  # noqa: N812
 import torch
 
 from callbacks.synthesis.distributed import on_rank_zero
+from callbacks.synthesis.files import read_json
 from callbacks.synthesis.generator import KEY, Generator, Sample, make_scheduler, to_sample
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.class_sampling import draw_classes
-from lightning_modules.diffusion import ClassDiffusion
+from lightning_modules.diffusion import CLASSES, ClassDiffusion
 from lightning_modules.errors import ConfigError
-from lightning_modules.pretrained import find_source, free_memory, load
+from lightning_modules.pretrained import find_source, free_memory, load, pick_dtype, weights_digest
 
 
 class ClassGenerator(Generator):
@@ -29,6 +30,7 @@ class ClassGenerator(Generator):
             (1 + w) eps(x, y) - w eps(x): 0 is none.
         scale: The same as diffusers has it, 1 + w, where 1 is none; in place of ``weight``.
         scheduler: Class name of a diffusers scheduler; null for DDIMScheduler.
+        dtype: Precision of the network; ``auto`` is bfloat16 on a GPU and float32 on a CPU.
         batch_size: Images a batch; changes the speed only, up to rounding.
     """
 
@@ -39,7 +41,8 @@ class ClassGenerator(Generator):
         weight: float = 1.0,
         scale: float | None = None,
         scheduler: str | None = None,
-        batch_size: int = 64,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        batch_size: int = 8,
     ) -> None:
         if steps < 1 or batch_size < 1:
             raise ConfigError(f"{KEY}: steps and batch_size must be at least 1, got {steps} and {batch_size}")
@@ -47,6 +50,7 @@ class ClassGenerator(Generator):
         self.steps = steps
         self.weight = weight if scale is None else scale - 1.0
         self.scheduler = scheduler or "DDIMScheduler"
+        self.dtype = dtype
         self.batch_size = batch_size
         if self.weight < 0:
             raise ConfigError(f"{KEY}: there is no less guidance than none, which is weight 0 or scale 1")
@@ -54,16 +58,33 @@ class ClassGenerator(Generator):
         self._unet: Any = None
         self._noise: Any = None
 
-    def check(self) -> None:
-        """Look whether the model is there, where one is named.
+    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+        """Look whether the model is there or will be, and is of the classes of the data.
 
         Raises:
             ConfigError: It is not.
         """
-        if self.folder is not None and not (self.folder / "unet" / "config.json").is_file():
+        if self.folder is None:
+            self._check_module(module)
+            return
+        if not (self.folder / "unet" / "config.json").is_file():
             raise ConfigError(
                 f"{KEY}.folder: {self.folder} holds no unet/config.json: give the folder that a stage of "
                 "ClassDiffusion has written, or null in a chain with such a stage"
+            )
+
+        names = self.folder / CLASSES
+        if data is not None and names.is_file() and read_json(names) != list(data.class_names):
+            raise ConfigError(
+                f"{KEY}.folder: {self.folder} draws the classes {', '.join(read_json(names))}, which are not those of "
+                "the data: give another folder"
+            )
+
+    def _check_module(self, module: Any) -> None:
+        if not isinstance(module, ClassDiffusion):
+            raise ConfigError(
+                f"{KEY}.folder: the stage before has fitted {type(module).__name__}: let it fit ClassDiffusion, or "
+                "give the folder of a model"
             )
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
@@ -74,13 +95,14 @@ class ClassGenerator(Generator):
         """
         if self.folder is not None:
             return
-        if not isinstance(module, ClassDiffusion):
-            raise ConfigError(
-                f"{KEY}.folder: the stage before has fitted {type(module).__name__}: let it fit ClassDiffusion, or "
-                "give the folder of a model"
-            )
-        on_rank_zero(lambda: None if folder.exists() else module.export(folder, data))
+        self._check_module(module)
+        fitted: Any = module
+        on_rank_zero(lambda: None if folder.exists() else fitted.export(folder, data))
         self._fitted = folder
+
+    def fingerprint(self) -> str:
+        """Return a digest of the fitted weights."""
+        return "" if self._fitted is None else weights_digest(self._fitted)
 
     def describe(self) -> dict[str, Any]:
         """Return model, steps and guidance, the latter as diffusers has it."""
@@ -120,6 +142,7 @@ class ClassGenerator(Generator):
         device = next(self._unet.parameters()).device
         labels = torch.tensor([prompt.label for prompt in prompts], device=device)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        dtype = pick_dtype(self.dtype, device)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             images = draw_classes(self._unet, self._noise, labels, generators, self.steps, self.weight)
         return [to_sample(image, False) for image in images.permute(0, 2, 3, 1).cpu().numpy()]

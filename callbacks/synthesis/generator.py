@@ -18,11 +18,21 @@ from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.part import Part
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.errors import ConfigError
-from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
+from lightning_modules.pretrained import (
+    Source,
+    check_source,
+    find_source,
+    free_memory,
+    load,
+    pick_dtype,
+    weights_digest,
+)
 from lightning_modules.text_to_image import TextToImage
 
 LOGGER = logging.getLogger("diffubias")
 KEY = "synthesize.generator"
+# where a stage leaves the model that it has fitted, in its folder
+MODEL = "model"
 DEFAULT_MODEL = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 DEFAULT_REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
 
@@ -51,8 +61,13 @@ class Generator(Part, ABC):
 
     batch_size: int = 8
 
-    def check(self) -> None:
-        """Find out cheaply whether the model is there; called before the fit that precedes the synthesis."""
+    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+        """Find out cheaply whether this will be able to draw; called before the fit that precedes the synthesis.
+
+        Args:
+            module: What is fitted then.
+            data: The data module that it is fitted on.
+        """
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
@@ -66,6 +81,10 @@ class Generator(Part, ABC):
             data: The data module that it was fitted on.
             folder: Where to put a model, a place of its own in the folder of that stage.
         """
+
+    def fingerprint(self) -> str:
+        """Return what tells the model of the stage before from another one; "" where nothing is taken from there."""
+        return ""
 
     @abstractmethod
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
@@ -95,7 +114,8 @@ class DiffusersGenerator(Generator):
     """Stable Diffusion 1.5, 2, XL, 3, PixArt, ... : the pipeline class stands in the model's own ``model_index.json``.
 
     Image i starts from noise of its own CPU generator, so that ``pipeline(prompt, generator=torch.Generator("cpu")
-    .manual_seed(seed))`` draws the image of any manifest record again.
+    .manual_seed(seed))`` draws the image of any manifest record again. After a stage that has fitted
+    :class:`TextToImage` it draws with what that has learnt, in place of ``model``.
 
     Args:
         model: Hub id or local folder written by ``save_pretrained``.
@@ -147,6 +167,7 @@ class DiffusersGenerator(Generator):
         self.download = download
         self.extra = dict(extra or {})
         self._fitted: Path | None = None
+        self._origin = model
         self._pipeline: Any = None
 
     def prompt(self, caption: str) -> str:
@@ -160,26 +181,36 @@ class DiffusersGenerator(Generator):
     def describe(self) -> dict[str, Any]:
         """Return model, revision, steps and guidance."""
         return {
-            "generator": self.model if self._fitted is None else f"{self.model}, fine-tuned",
+            "generator": self.model if self._fitted is None else f"{self._origin}, fine-tuned ({self.fingerprint()})",
             "revision": self._source.revision,
             "steps": self.steps,
             "guidance": self.guidance,
         }
 
-    def check(self) -> None:
-        """Look whether the pipeline is there.
+    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+        """Look whether the pipeline is there, unless it comes from the stage before.
 
         Raises:
             ConfigError: See :func:`lightning_modules.pretrained.check_source`.
         """
-        check_source(self._source, "model_index.json")
+        if not isinstance(module, TextToImage):
+            check_source(self._source, "model_index.json")
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Draw with the fine-tuned model, if the stage before has made one."""
         if isinstance(module, TextToImage):
             on_rank_zero(lambda: None if folder.exists() else module.export(folder, data))
-            self._fitted = folder
+            self._fitted, self._origin = folder, module.hparams["model"]
             vars(self).pop("_source", None)  # what was found before
+
+    def fingerprint(self) -> str:
+        """Return a digest of the fine-tuned weights."""
+        return "" if self._fitted is None else self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        assert self._fitted is not None
+        return weights_digest(self._fitted)
 
     @cached_property
     def _source(self) -> Source:

@@ -21,6 +21,8 @@ from lightning_modules.distributed import rank, world_size
 class MiningData(Protocol):
     """What the synthesis asks of a data module."""
 
+    synthetic_test: float
+
     @property
     def num_classes(self) -> int:
         """Number of classes."""

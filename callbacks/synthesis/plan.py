@@ -1,6 +1,7 @@
 """Which image is drawn from which caption, decided before the first one is drawn."""
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def plan_images(
     return planned
 
 
-def plan_groups(prompts: Sequence[Prompt], images: Count, groups: Sequence[tuple[int, int]]) -> list[Prompt]:
+def plan_groups(
+    prompts: Sequence[Prompt], images: Count, groups: Sequence[tuple[int, int]], held_out: float = 0.0
+) -> list[Prompt]:
     """List the images to draw from prompts that need no caption, group after group, cycling over a group's prompts.
 
     A group is a class and the bias attribute that a prompt names; where prompts name none it is a class.
@@ -87,6 +90,7 @@ def plan_groups(prompts: Sequence[Prompt], images: Count, groups: Sequence[tuple
             largest one of the training set (USB of From Fake to Real, arXiv 2308.04553); ``additive``: as many in all,
             but equally many a group (ASB and the first stage of FFR there).
         groups: Class and bias attribute of every training image; -1 for the latter where it is unknown.
+        held_out: Share of every group that will not be trained on; ``uniform`` and ``additive`` draw so many more.
 
     Returns:
         The prompt of image 0, 1, 2, ...
@@ -117,7 +121,8 @@ def plan_groups(prompts: Sequence[Prompt], images: Count, groups: Sequence[tuple
         elif images == "captions":
             count = len(choice)
         else:
-            count = missing[group] if images == "uniform" else sum(missing.values()) // len(own)
+            wanted = missing[group] if images == "uniform" else sum(missing.values()) // len(own)
+            count = math.ceil(wanted / (1 - held_out))
         planned.extend(choice[number % len(choice)] for number in range(count))
     if not planned:
         raise ConfigError(f"synthesize.images={images} plans no image: the groups are level; give a number per group")

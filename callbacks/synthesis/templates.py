@@ -76,6 +76,9 @@ class Templates(Prompter):
         for key, given in (("classes", self.classes), ("biases", self.biases)):
             if empty := sorted(name for name, words in given.items() if not words):
                 raise ConfigError(f"{KEY}.{key}: {empty[0]!r} has no word: list some or leave the name out")
+        for key, used in (("bias", self.biases or self.pairs), ("word", self.words)):
+            if used and not any(f"{{{key}}}" in template for template in self.templates):
+                raise ConfigError(f"{KEY}.templates: words are given for {{{key}}}, but no template has it")
         with_bias = any("{bias}" in template for template in self.templates)
         if with_bias and not all("{bias}" in template for template in self.templates):
             raise ConfigError(f"{KEY}.templates: either all have {{bias}} or none")

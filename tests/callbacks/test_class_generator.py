@@ -4,7 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
+from callbacks import SynthesizeCallback
 from callbacks.synthesis import ClassGenerator
 from callbacks.synthesis.plan import Prompt
 from lightning_modules import ClassDiffusion, ConfigError
@@ -65,12 +67,15 @@ def test_weight_and_scale_say_the_same(folder: Path) -> None:
 def test_the_model_of_the_stage_before_is_written_once(tmp_path: Path) -> None:
     module = fitted()
     generator = ClassGenerator(steps=2)
-    generator.check()
+    generator.check(module, ToyData())
+    assert generator.fingerprint() == ""
     generator.learn_from(module, ToyData(), tmp_path / "model")
     files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors" in files
     again = ClassGenerator(steps=2)
     again.learn_from(module, ToyData(), tmp_path / "model")
+    assert len(again.fingerprint()) == 16
+    assert again.fingerprint() == generator.fingerprint()
     assert files == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again.load(CPU)
     named = loaded(tmp_path / "model", steps=2)
@@ -78,6 +83,15 @@ def test_the_model_of_the_stage_before_is_written_once(tmp_path: Path) -> None:
     again.release()
     with pytest.raises(RuntimeError, match="load"):
         again.sample(PROMPTS, SEEDS)
+
+
+def test_no_default_of_another_generator_leaks_in() -> None:
+    """jsonargparse keeps the arguments of the default class that the chosen class has too."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(SynthesizeCallback, "synthesize")
+    words = ["--synthesize.generator=callbacks.synthesis.ClassGenerator"]
+    chosen = parser.instantiate_classes(parser.parse_args(words)).synthesize.generator
+    assert {**vars(chosen)} == vars(ClassGenerator())
 
 
 def test_a_named_model_is_not_replaced(folder: Path, tmp_path: Path) -> None:
@@ -91,6 +105,11 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
         ClassGenerator().learn_from(ToyClassifier(), ToyData(), tmp_path / "model")
     with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .*holds no unet"):
         ClassGenerator(tmp_path).check()
+    with pytest.raises(ConfigError, match="fitted ToyClassifier"):
+        ClassGenerator().check(ToyClassifier(), ToyData())
+    ClassGenerator(folder).check(ToyClassifier(), ToyData())
+    with pytest.raises(ConfigError, match=r"draws the classes class0, class1, which are not those"):
+        ClassGenerator(folder).check(None, ToyData(classes=3))
     with pytest.raises(ConfigError, match=r"synthesize\.generator\.scheduler: diffusers has no scheduler"):
         loaded(folder, scheduler="Nothing")
     with pytest.raises(ConfigError, match="no less guidance than none"):

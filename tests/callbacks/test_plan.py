@@ -62,6 +62,14 @@ def test_groups_are_filled_as_in_from_fake_to_real(counts: tuple[int, ...], tota
     assert planned_counts("additive", groups(*counts)) == [each] * 4
 
 
+def test_what_is_held_out_is_drawn_on_top() -> None:
+    training = groups(100, 5, 5, 100)
+    prompts = [Prompt(label, -1, "", bias) for label, bias in GROUPS]
+    planned = plan_groups(prompts, "uniform", training, held_out=0.05)
+    assert len(planned) == 200  # 95 a group are left of 100
+    assert len(plan_groups(prompts, 3, training, held_out=0.05)) == 12
+
+
 def test_a_number_is_one_of_every_group() -> None:
     assert planned_counts(3, groups(1, 2, 3, 4)) == [3] * 4
     assert planned_counts("captions", groups(1, 2, 3, 4)) == [1] * 4

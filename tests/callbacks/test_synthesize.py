@@ -12,9 +12,10 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacks import SynthesizeCallback
-from callbacks.synthesis import Captioner, DiffusersGenerator, Gate, TextFilter
+from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, TextFilter
 from callbacks.synthesis.files import read_json, read_lines
 from callbacks.synthesis.templates import Templates
+from lightning_modules import ClassDiffusion, Vanilla
 from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
 from tests.callbacks.toy import EchoCaptioner, Painter, ToyClassifier, ToyData, fit, make_callback
@@ -173,11 +174,60 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
         ({}, r"captioner\.model"),
         ({"prompts": Templates(), "generator": Painter(), "images": "aligned"}, "images=aligned"),
         ({"prompts": Templates(classes={"cow": ["cow"]}), "generator": Painter()}, r"prompts\.classes"),
+        ({"prompts": Templates(), "generator": None}, "prompts are drawn from"),
+        ({"images": "uniform"}, "images=uniform goes with"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
         make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check(ToyData())
+
+
+def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
+    module = ClassDiffusion()
+    parts: dict[str, Any] = {"captioner": EchoCaptioner(), "generator": Painter()}
+    with pytest.raises(ConfigError, match="ClassDiffusion classifies nothing"):
+        make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData(), module)
+    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData(), module, mined=True)
+    drawing = make_callback(tmp_path, tmp_path, tmp_path / "s", prompts=Templates(), generator=ClassGenerator())
+    drawing.check(ToyData(), module)
+    with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .*fitted Vanilla"):
+        drawing.check(ToyData(), Vanilla())
+    drawing.when = "start"
+    with pytest.raises(ConfigError, match="before ClassDiffusion has learnt"):
+        drawing.check(ToyData(), module)
+
+
+def test_the_captions_may_be_all(tmp_path: Path) -> None:
+    callback = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter())
+    callback.draw = False
+    callback.check(ToyData())
+    run(callback)
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
+        "captions.json", "filter.json", "partial", "selection.json",
+    ]  # fmt: skip
+    for options in ({"generator": None}, {"prompts": Templates(), "generator": Painter()}):
+        other = make_callback(tmp_path, tmp_path, tmp_path / "t", **{"captioner": EchoCaptioner(), **options})
+        other.draw = False
+        with pytest.raises(ConfigError, match="caption"):
+            other.check(ToyData())
+
+
+def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:
+    class Learner(Painter):
+        def __init__(self, model: str, **options: Any) -> None:
+            super().__init__(**options)
+            self._model = model
+
+        def fingerprint(self) -> str:
+            return self._model
+
+    options: dict[str, Any] = {"prompts": Templates(), "images": 4}
+    with pytest.raises(ValueError, match="brush"):
+        run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Learner("a", fail_at=6), **options))
+    with pytest.raises(ConfigError, match=r"plan\.json was made with other settings \(model: 'a' then, 'b' now\)"):
+        run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Learner("b"), **options))
+    run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Learner("a"), **options))
 
 
 def test_what_can_work_is_let_through(models: tuple[Path, Path], tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class ToyData(L.LightningDataModule):
         super().__init__()
         self.set = ToySet(count, classes)
         self.num_classes = classes
+        self.synthetic_test = 0.0
         self.class_names = tuple(f"class{number}" for number in range(classes))
         self.bias_names = tuple(f"ground{number}" for number in range(classes))
 

@@ -186,7 +186,7 @@ def test_mined_images_are_repeated_beside_synthetic_ones(tmp_path: Path) -> None
 def test_repeating_alone_is_the_control(tmp_path: Path) -> None:
     module = Pictures(mined_repeat=2)
     module.source, module.synthetic_dir = "both", tmp_path
-    with pytest.raises(ConfigError, match="mined_repeat needs the mined images"):
+    with pytest.raises(ConfigError, match="the mined images are needed"):
         module.train_dataloader()
     write_selection(tmp_path, [0])
     counts = torch.bincount(torch.tensor(indices(module.train_dataloader())))
@@ -293,6 +293,18 @@ def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
     for source, count in (("real", 34), ("synthetic", 4)):
         module.source = source  # type: ignore[assignment]
         assert len(indices(module.train_dataloader())) == count
+
+
+def test_synthetic_images_of_a_group_are_a_group_apart(tmp_path: Path) -> None:
+    module = Pictures(balance="group", augment="none")
+    pairs = [(label, bias) for label in range(3) for bias in range(3)]
+    labels, biases = zip(*pairs, strict=True)
+    module.synthetic_dir = write_synthetic(tmp_path / "synthetic", labels, NAMES, 20, biases=biases)
+    module.source = "both"
+    shares = shares_drawn(module, ("label", "bias", "synthetic"))
+    real = [(label, bias, 0) for label in range(3) for bias in (label, (label + 1) % 3)]
+    groups = [*real, *((*pair, 1) for pair in pairs)]
+    assert shares == pytest.approx(dict.fromkeys(groups, 1 / 15), abs=0.03)
 
 
 def test_groups_without_bias_labels_are_refused() -> None:

@@ -25,6 +25,9 @@ def test_reads_what_was_written(tmp_path: Path) -> None:
     assert manifest.labels.tolist() == [0, 1, 1, 0, 1]
     assert manifest.source_index.tolist() == [0, 1, 2, 3, 4]
     assert list(manifest.files) == [f"images/{i:06d}.png" for i in range(5)]
+    assert manifest.biases.tolist() == [-1] * 5
+    write_synthetic(tmp_path, [0, 1], NAMES, biases=[1, 0])
+    assert read_manifest(tmp_path, NAMES).biases.tolist() == [1, 0]
 
 
 def test_missing(tmp_path: Path) -> None:
@@ -57,8 +60,9 @@ def record(**changes: object) -> str:
         (record(label=True), "wrong label True"),
         (record(label=1.0), r"wrong label 1\.0"),
         (record(class_name="cat"), "label 1 is 'dog' in this data set but the record says 'cat'"),
-        (record(file_name=7), "wrong file_name or source_index"),
-        (record(source_index="x"), "wrong file_name or source_index"),
+        (record(file_name=7), "wrong file_name, source_index or bias"),
+        (record(source_index="x"), "wrong file_name, source_index or bias"),
+        (record(bias=-2), "wrong file_name, source_index or bias"),
         (record(file_name="images/none.png"), r"the image images/none\.png is missing"),
     ],
 )
@@ -121,7 +125,7 @@ def test_selection(tmp_path: Path) -> None:
 
 
 def test_missing_selection(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"data\.mined_repeat needs the mined images"):
+    with pytest.raises(ConfigError, match=r"the mined images are needed \(data\.mined_repeat"):
         read_selection(tmp_path)
 
 

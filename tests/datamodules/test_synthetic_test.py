@@ -83,11 +83,29 @@ def test_a_classifier_reports_both_test_sets(tmp_path: Path) -> None:
 
 
 def test_the_probe_gets_equally_many_of_every_class(tmp_path: Path) -> None:
-    data = make_data(tmp_path / "s", with_val=True)
+    data = make_data(tmp_path / "s", with_val=True)  # not all prompts name a bias attribute
     for count, expected in ((2, [2, 2, 2]), (100, [4, 4, 2])):
         for loader in data.probe_dataloaders(count):
             labels = torch.cat([batch["label"] for batch in loader])
             assert torch.bincount(labels).tolist() == expected
+
+
+def test_the_probe_gets_equally_many_of_every_group(tmp_path: Path) -> None:
+    pairs = [(label, bias) for label in range(3) for bias in range(3)] * 4
+    write_synthetic(tmp_path, [label for label, _ in pairs], NAMES, size=16, biases=[bias for _, bias in pairs])
+    data = Pictures(with_val=True, test=(20, 20, 20))
+    data.synthetic_dir = tmp_path
+    seen: list[list[tuple[int, int]]] = []
+    for loader in data.probe_dataloaders(3):
+        batches = list(loader)
+        labels, biases = (torch.cat([batch[key] for batch in batches]).tolist() for key in ("label", "bias"))
+        seen.append(sorted(zip(labels, biases, strict=True)))
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == 6 * 3  # every fifth real image is in conflict, with the next class's attribute
+
+
+def test_probe_and_training_are_apart(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "s", with_val=True)
     real, synthetic = data.probe_dataloaders(2)
     assert not any(bool(batch["synthetic"].any()) for batch in real)
     assert all(bool(batch["synthetic"].all()) for batch in synthetic)

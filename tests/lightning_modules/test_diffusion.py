@@ -232,6 +232,7 @@ def test_gradient_checkpointing_changes_nothing_but_the_memory(tmp_path: Path) -
         ({"attention": (False,)}, r"diffusion\.channels has 2"),
         ({"class_dropout": 1.0}, r"diffusion\.class_dropout"),
         ({"ema": 1.0}, r"diffusion\.ema"),
+        ({"grid_steps": 51}, r"diffusion\.grid_steps"),
     ],
 )
 def test_wrong_settings_are_named(settings: dict[str, Any], message: str) -> None:

@@ -111,6 +111,30 @@ def test_size_precision_and_recall_are_logged(
     assert told in caplog.text
 
 
+def test_great_losses_are_told_apart(tmp_path: Path) -> None:
+    """Beyond 17 nats a sigmoid of them would be 1 throughout."""
+
+    class Sure(Classifier):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return 100 * super().forward(image)
+
+    data, plain = Pictures(), make_helper()
+    helper = Sure(**{**plain.hparams, "num_classes": 3})
+    helper.configure_model()
+    helper.load_state_dict(plain.state_dict())
+    logger = CSVLogger(tmp_path, version=0)
+    make_trainer(tmp_path, logger=logger).fit(make_jtt(helper, upweight=2), datamodule=data)
+    first = next(csv.DictReader((tmp_path / "lightning_logs/version_0/metrics.csv").open()))
+    losses = torch.zeros(34)
+    with torch.no_grad():
+        for batch in data.mining_dataloader(0, 1):
+            losses[batch["index"]] = cross_entropy(helper(batch["image"]), batch["label"])
+    conflict = data.train_biases() != data.train_labels()
+    pairs = [(a > b) + 0.5 * (a == b) for a in losses[conflict].tolist() for b in losses[~conflict].tolist()]
+    assert float(losses.max()) > 17
+    assert float(first["errors/auroc"]) == pytest.approx(sum(pairs) / len(pairs))
+
+
 def test_without_errors_it_is_plain_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data, helper = Pictures(batch_size=64, augment="none"), make_helper()
     (batch,) = data.train_dataloader()

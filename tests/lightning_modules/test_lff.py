@@ -355,6 +355,7 @@ def test_an_amplifier_takes_the_place_of_the_biased_network(tmp_path: Path) -> N
         ("amplifier", {}, "real", "there is none"),
         ("trained", {"amplifier": 1}, "real", "has no effect"),
         ("amplifier", {"amplifier": 1}, "both", "real images"),
+        ("amplifier", {"amplifier": 1, "ensemble": 3}, "real", "ensemble has no effect"),
     ],
 )
 def test_an_amplifier_must_fit(biased: str, helpers: dict[str, int], source: Any, message: str) -> None:

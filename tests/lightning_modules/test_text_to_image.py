@@ -171,9 +171,10 @@ def test_the_generator_draws_with_the_fine_tuned_pipeline(
     data.setup("fit")
     before = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
     after = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
-    after.check()
+    assert after.fingerprint() == ""
+    DiffusersGenerator("./nowhere").check(module)  # it will be made
     after.learn_from(module, data, tmp_path / "model")
-    assert after.describe()["generator"].endswith("fine-tuned")
+    assert after.describe()["generator"] == f"{stable_diffusion}, fine-tuned ({after.fingerprint()})"
     assert np.abs(drawn(tmp_path, before) - drawn(tmp_path, after)).max() > 3
     plain = LIBRARY.StableDiffusionPipeline.from_pretrained(tmp_path / "model")
     assert not any("lora" in name for name, _ in plain.unet.named_parameters())
@@ -190,6 +191,13 @@ def test_another_module_leaves_the_generator_alone(stable_diffusion: Path, tmp_p
     generator.learn_from(ClassDiffusion(), Pictures(), tmp_path / "model")
     assert generator.describe()["generator"] == str(stable_diffusion)
     assert not (tmp_path / "model").exists()
+
+
+def test_half_precision_weights_are_refused(stable_diffusion: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, precision="bf16-true")
+    for module in (TextToImage(str(stable_diffusion)), ClassDiffusion(size=16, channels=(8,), attention=(False,))):
+        with pytest.raises(ConfigError, match=r"trainer\.precision=bf16-true"):
+            trainer.fit(module, datamodule=Pictures())
 
 
 def test_mistakes_are_named(stable_diffusion: Path, tmp_path: Path) -> None:
