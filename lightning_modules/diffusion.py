@@ -27,6 +27,7 @@ _log = logging.getLogger("diffubias")
 KEY = "diffusion"
 
 CLASSES = "classes.json"
+CELL = 64  # least side of an image in the picture of samples, in pixels
 CARD = """---
 library_name: diffusers
 tags: [image-generation, class-conditional]
@@ -280,6 +281,8 @@ class ClassDiffusion(StagedModule):
             images = draw_classes(
                 self.average, scheduler, labels, generators, settings["grid_steps"], settings["grid_weight"]
             )
+        # small images are enlarged, their pixels visible
+        images = F.interpolate(images, scale_factor=max(1, CELL // settings["size"]))
         grid = make_grid(images, nrow=settings["grid_images"])
         folder = Path(self.trainer.default_root_dir) / "samples"
         try:

@@ -165,7 +165,7 @@ def test_it_learns_and_draws(tmp_path: Path) -> None:
     pictures = sorted((tmp_path / "samples").iterdir())
     assert [path.name for path in pictures] == [f"epoch-{epoch:04d}.png" for epoch in range(6)]
     with Image.open(pictures[-1]) as grid:
-        assert grid.size == (2 * (toy.SIZE + 2) + 2, 3 * (toy.SIZE + 2) + 2)
+        assert grid.size == (2 * (64 + 2) + 2, 3 * (64 + 2) + 2)
         assert max(high - low for low, high in grid.getextrema()) > 50  # type: ignore[misc]
 
 
