@@ -60,7 +60,7 @@ from callbacks.run_folder import claim
 from callbacks.stage import load_trained
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
-from lightning_modules import ConfigError, StagedModule
+from lightning_modules import Classifier, ConfigError, StagedModule
 
 log = logging.getLogger("diffubias")
 
@@ -307,6 +307,12 @@ class DebiasCLI(LightningCLI):
     def _check_start(self, name: str, module: StagedModule, before: str, source_name: str) -> None:
         """Refuse to start from the weights of another network."""
         source = self._build(before)
+        kinds = [own.network_kind if isinstance(own, Classifier) else None for own in (source, module)]
+        if None in kinds or kinds[0] != kinds[1]:
+            raise ConfigError(
+                f"stages.{name}.init_from: the {kinds[0] or 'model'} of {source_name} ({type(source).__name__}) is no"
+                f" start for that of {type(module).__name__}; name a stage with the same kind of network"
+            )
         for key in ("backbone", "small_images", "backbone_args"):
             if source.hparams.get(key) != module.hparams.get(key):
                 raise ConfigError(

@@ -1,6 +1,6 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -29,7 +29,12 @@ class Classifier(StagedModule):
     Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``;
     under ``watched/`` where the data module has the test set watched in training, and under ``synthetic/`` where it
     tests synthetic images too.
+
+    Attributes:
+        network_kind: what ``network`` is; a stage can start from the weights of the same kind only.
     """
+
+    network_kind: ClassVar[str] = "network"
 
     def __init__(
         self,

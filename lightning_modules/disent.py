@@ -28,6 +28,7 @@ class DisEnt(LfF):
     20000, 30000 and 40000 where ``swap_from`` is 10000 and ``scheduler_interval`` is step.
     """
 
+    network_kind: ClassVar[str] = "pair of encoders"
     trains_biased: ClassVar[bool] = True
 
     def __init__(

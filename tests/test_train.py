@@ -314,6 +314,32 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
             ["fit", "--config={MINIATURE}", "--stages.debiased.init_from=biased", "--model.backbone=resnet18"],
             ["stages.debiased.init_from", "smallresnet", "resnet18"],
         ),
+        (
+            ["fit", "--config={MINIATURE}", "--stages.debiased.init_from=biased", "--model=lightning_modules.DisEnt"],
+            ["stages.debiased.init_from", "network of biased (BiasedModule)", "DisEnt"],
+        ),
+        (
+            ["fit", "--config=configs/miniature_ddb_1.yaml", "--stages.amplifier.init_from=diffusion"],
+            ["stages.amplifier.init_from", "model of diffusion (ClassDiffusion)", "Vanilla"],
+        ),
+        (
+            ["fit", "--config=configs/miniature_ddb_1.yaml", "--stages.diffusion.synthesize=start"],
+            ["before ClassDiffusion has learnt anything"],
+        ),
+        (
+            [
+                "fit",
+                "--config=configs/miniature_ddb_1.yaml",
+                "--stages.diffusion.synthesize=no",
+                "--stages.amplifier.synthesize=end",
+            ],
+            ["synthesize.generator.folder", "fitted Vanilla"],
+        ),
+        (
+            ["fit", "--config=configs/miniature_ddb_1.yaml", "--diffusion.size=15"],
+            ["diffusion.size=15", "multiple of 2"],
+        ),
+        (["fit", "--config=configs/miniature_usb.yaml", "--synthesize.images=aligned"], ["synthesize.images=aligned"]),
         (["test", "--config={MINIATURE}"], ["ckpt_path", "run fit to its end"]),
         (["nonsense"], ["nonsense"]),
     ],
