@@ -109,6 +109,11 @@ class DebiasCLI(LightningCLI):
             return
         last = self._chain()[-1]
         self.model = self._build(last.stage.module)
+        if not isinstance(self.model, Classifier):
+            raise ConfigError(
+                f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing, so there is nothing to"
+                f" {self.subcommand}"
+            )
         if self.cfg.ckpt_path is None:
             if not (last.directory / "fit_done").exists():
                 raise ConfigError(
@@ -136,7 +141,7 @@ class DebiasCLI(LightningCLI):
                 self._fit_stage(fit, fits)
         if not rehearsal and _rank() == 0:
             rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything))
-            print(f"\n{table(rows)}\nrun folder: {self.run_dir}")
+            print(f"\n{table(rows)}\nrun folder: {self.run_dir}" if rows else f"\nrun folder: {self.run_dir}")
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)

@@ -2,6 +2,7 @@
 
 from .backbones import backbone_names, build_backbone
 from .biased import BiasedModule
+from .captioning import CaptionModel
 from .classifier import Batch, Classifier
 from .debiased import DebiasedModule
 from .dfr import DFR
@@ -24,6 +25,7 @@ __all__ = [
     "JTT",
     "Batch",
     "BiasedModule",
+    "CaptionModel",
     "ClassDiffusion",
     "Classifier",
     "ConfigError",

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
@@ -36,6 +37,13 @@ def pictures(module: L.LightningModule, batch: Batch, size: int) -> Tensor:
     if image.shape[-1] != size:
         image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
     return image
+
+
+def describe(data: Any, template: str, label: int, bias: int) -> str:
+    """The template with the names of a class and a bias attribute, the latter empty where it is not known."""
+    name = data.bias_names[bias] if bias >= 0 else ""
+    text = template.replace("{class}", data.class_names[label]).replace("{bias}", name)
+    return " ".join(text.split())
 
 
 @lru_cache

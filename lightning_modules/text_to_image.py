@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, check_trainer, pictures
+from .generative import EpochLoss, check_trainer, describe, pictures
 from .pretrained import check_source, find_source, load
 from .staged import StagedModule
 
@@ -315,10 +315,3 @@ def training_texts(data: Any, template: str) -> list[list[str]]:
             if any(own := [text for text in item["captions"] if text.strip()]):
                 texts[item["index"]] = own
     return texts
-
-
-def describe(data: Any, template: str, label: int, bias: int) -> str:
-    """The template with the names of a class and a bias attribute, the latter empty where it is not known."""
-    name = data.bias_names[bias] if bias >= 0 else ""
-    text = template.replace("{class}", data.class_names[label]).replace("{bias}", name)
-    return " ".join(text.split())

@@ -47,6 +47,13 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     for name, stage in (settings.get("stages") or {"model": {}}).items():
         if stage.get("module") != "diffusion":  # it classifies nothing
             stages += [f"{name}-{number}" for number in (1, 2, 3)] if "repeat" in stage else [name]
+    if settings["model"]["class_path"] == "lightning_modules.CaptionModel":  # it classifies nothing
+        assert (tmp_path / "stages/01-model/model/model.safetensors").is_file()
+        for command in ("validate", "test", "predict"):
+            outcome = call(command, *words)
+            assert outcome.status == 2
+            assert "CaptionModel classifies nothing" in outcome.err
+        return
     results = json.loads((tmp_path / "results.json").read_text())["test"]
     assert list(results) == stages
     data = settings["data"]["class_path"].removeprefix("datamodules.")

@@ -1,6 +1,5 @@
 """Images to texts, through any transformers image-text-to-text model."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -13,10 +12,9 @@ from callbacks.synthesis.part import Part
 from callbacks.synthesis.sampling import RowSampler
 from lightning_modules.errors import ConfigError
 from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
+from lightning_modules.reader import Reader
 
-LOGGER = logging.getLogger("diffubias")
 KEY = "synthesize.captioner"
-INSTRUCTION = "Describe this image in one sentence."
 
 
 class BaseCaptioner(Part, ABC):
@@ -109,7 +107,7 @@ class Captioner(BaseCaptioner):
         self.dtype = dtype
         self.download = download
         self._network: Any = None
-        self._reader: _Reader | None = None
+        self._reader: Reader | None = None
 
     def check(self) -> None:
         """Look whether the model is there.
@@ -144,7 +142,7 @@ class Captioner(BaseCaptioner):
                 dtype=dtype,
             ),
         )
-        self._reader = load(source, lambda: _Reader(source, network, self.prompt))
+        self._reader = load(source, lambda: Reader(source, network, self.prompt))
         self._network = network.to(device).eval()
 
     def release(self) -> None:
@@ -198,93 +196,3 @@ def drop_prompt(output: Tensor, prompt: Tensor) -> Tensor:
         if 0 < length <= output.shape[1] and bool((output[:, :length] == prompt[:, :length]).all()):
             return output[:, length:]
     return output
-
-
-class _Reader:
-    """Makes model inputs from pictures and texts from tokens, whatever processor the model comes with."""
-
-    def __init__(self, source: Source, network: Any, prompt: str | None) -> None:
-        import transformers
-
-        auto: Any = transformers
-        options: dict[str, Any] = {
-            "revision": source.revision or "main",
-            "local_files_only": source.local_files_only,
-        }
-        self.processor: Any = None
-        try:
-            found = auto.AutoProcessor.from_pretrained(source.location, **options)
-            self.processor = found if isinstance(found, transformers.ProcessorMixin) else None
-        except (OSError, ValueError, KeyError) as error:
-            LOGGER.debug("%s has no processor (%s): its parts are read one by one", source.location, error)
-        if self.processor is None:
-            self.image_processor = auto.AutoImageProcessor.from_pretrained(source.location, **options)
-            self.tokenizer = auto.AutoTokenizer.from_pretrained(source.location, **options)
-        else:
-            self.tokenizer = self.processor.tokenizer
-            _complete(self.processor, network.config)
-        # Prompts of a batch must end side by side where the new text begins.
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.has_text_input = self.processor is not None and not network.config.is_encoder_decoder
-        if prompt is not None and not self.has_text_input:
-            raise ConfigError(f"{KEY}.prompt: {source.location} takes no text: set the prompt to null")
-        self.text = self._render(prompt) if self.has_text_input else None
-
-    def _render(self, prompt: str | None) -> str | None:
-        """Write the text input of one image: by the chat template if there is one, else the bare prompt."""
-        image_token = getattr(self.processor, "image_token", None) or ""
-        multimodal = [{"type": "image"}, {"type": "text", "text": prompt or INSTRUCTION}]
-        plain_text = f"{image_token}\n{prompt or INSTRUCTION}"
-        # Some LLaVA repositories carry the language model's template only, which knows text but no image parts.
-        candidates: list[tuple[Any, Any]] = [
-            (self.processor, multimodal),
-            (self.processor, plain_text),
-            (self.tokenizer, plain_text),
-        ]
-        for owner, content in candidates:
-            if not getattr(owner, "chat_template", None):
-                continue
-            try:
-                text = owner.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-                )
-            except Exception as error:
-                LOGGER.debug("a chat template does not accept %r: %s", content, error)
-                continue
-            # A template for texts may print the list of parts itself instead of its picture.
-            listed = not isinstance(text, str) or "'type'" in text
-            if not listed and (not image_token or text.count(image_token) == 1):
-                return str(text)
-        if image_token and image_token not in (prompt or ""):
-            return plain_text
-        return prompt
-
-    def inputs(self, images: Sequence[Image.Image]) -> Any:
-        """Return the batch for ``generate``."""
-        pictures = list(images)
-        if self.processor is None:
-            return self.image_processor(pictures, return_tensors="pt")
-        if self.text is None:
-            return self.processor(images=pictures, return_tensors="pt")
-        bos = self.tokenizer.bos_token
-        # The template has written the first token already; a second one would be added.
-        special = {"add_special_tokens": False} if bos and self.text.startswith(bos) else {}
-        texts = [self.text] * len(pictures)
-        return self.processor(images=pictures, text=texts, padding=True, return_tensors="pt", **special)
-
-    def decode(self, tokens: Tensor) -> list[str]:
-        """Return texts with single spaces."""
-        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(text.split()) for text in texts]
-
-
-def _complete(processor: Any, config: Any) -> None:
-    """Give an old LLaVA processor what it must know about the vision tower (older repositories lack it)."""
-    if getattr(processor, "patch_size", 0) is not None:
-        return
-    processor.patch_size = config.vision_config.patch_size
-    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    # CLIP puts a class token before the patches, SigLIP does not.
-    processor.num_additional_image_tokens = int(config.vision_config.model_type.startswith("clip"))

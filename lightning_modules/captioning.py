@@ -1,0 +1,187 @@
+"""A captioner that learns the domain of a data set."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from .classifier import Batch
+from .errors import ConfigError
+from .generative import EpochLoss, check_trainer, describe, pictures
+from .pretrained import check_source, find_source, load
+from .reader import Reader
+from .staged import StagedModule
+
+KEY = "model"
+
+
+class CaptionModel(StagedModule):
+    """Fine-tuning of an image-to-text model: LLaVA, BLIP, VisionEncoderDecoder and their kin.
+
+    The texts are sentences with the names of an image's class and, where it is known, bias attribute; one of the
+    templates is drawn at random each time. The result is a folder that transformers and :class:`Captioner` read. Logs
+    ``train/loss`` and ``val/loss``, the cross-entropy of a token.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        download: bool = False,
+        prompt: str | None = None,
+        templates: tuple[str, ...] = ("a photo of a {class}",),
+        freeze_vision: bool = False,
+        gradient_checkpointing: bool = False,
+        lr: float = 1e-5,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        """Keep the settings; the model is loaded later.
+
+        Args:
+            model: hub id, or local folder written by ``save_pretrained``.
+            revision: commit of the hub repository; None takes the newest.
+            download: whether the model may be fetched; without it nothing touches the network.
+            prompt: instruction of a chat model, the one that it will be asked with; None takes that of the captioner.
+            templates: texts to learn; ``{class}`` and ``{bias}`` stand for names.
+            freeze_vision: train the language part only.
+            gradient_checkpointing: compute the inside of blocks again in the backward pass, which saves memory.
+            lr: the learning rate.
+            optimizer: the optimizer, everything but its learning rate.
+            scheduler: learning-rate scheduler; None keeps the rate.
+            scheduler_interval: whether the scheduler counts epochs or optimizer steps.
+
+        Raises:
+            ConfigError: there is no template.
+        """
+        if not templates:
+            raise ConfigError(f"{KEY}.templates is empty: give ['a photo of a {{class}}'], say.")
+        super().__init__(optimizer, scheduler)
+        self.save_hyperparameters(ignore=["optimizer", "scheduler"])
+        self.network: nn.Module | None = None
+        self._epoch_loss = EpochLoss()
+
+    # Building
+
+    def check(self) -> None:
+        """Look whether the model is there.
+
+        Raises:
+            ConfigError: see :func:`check_source`.
+        """
+        check_source(self._source, "config.json")
+
+    @cached_property
+    def _source(self) -> Any:
+        return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], KEY)
+
+    def configure_model(self) -> None:
+        """Load the model and its processor, once.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        if self.network is not None:
+            return
+        from transformers import AutoModelForImageTextToText
+
+        source = self._source
+        with torch.device("cpu"):
+            network: Any = load(
+                source,
+                lambda: AutoModelForImageTextToText.from_pretrained(
+                    source.location,
+                    revision=source.revision or "main",
+                    local_files_only=source.local_files_only,
+                    use_safetensors=True,
+                    dtype=torch.float32,
+                ),
+            )
+        self._reader = load(source, lambda: Reader(source, network, self.hparams["prompt"]))
+        if self.hparams["freeze_vision"]:
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(not ("vision" in name or name.startswith("encoder.")))
+        if self.hparams["gradient_checkpointing"]:
+            network.gradient_checkpointing_enable()
+        self.network = network.train()
+
+    def setup(self, stage: str) -> None:
+        """Check what a fit is given.
+
+        Raises:
+            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_trainer(self)
+
+    # Training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the tokens of a template that is drawn for each image."""
+        chosen = torch.randint(len(self.hparams["templates"]), (len(batch["label"]),)).tolist()
+        loss = self._loss(batch, chosen)
+        self._epoch_loss.add(loss, len(chosen))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """The same with the first template."""
+        if dataloader_idx:  # a watched test set is for classifiers
+            return
+        count = len(batch["label"])
+        loss = self._loss(batch, [0] * count)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count, add_dataloader_idx=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss.
+
+        Raises:
+            TrainingError: it is no finite number.
+        """
+        self._epoch_loss.log(self, KEY)
+
+    def _loss(self, batch: Batch, templates: list[int]) -> Tensor:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        rows = zip(templates, batch["label"].tolist(), batch["bias"].tolist(), strict=True)
+        texts = [describe(data, self.hparams["templates"][own], label, bias) for own, label, bias in rows]
+        shown = ((pictures(self, batch, batch["image"].shape[-1]) + 1) * 127.5).round().clamp(0, 255).byte().cpu()
+        inputs = self._reader.training_inputs(list(shown), texts)
+        assert self.network is not None
+        loss: Tensor = self.network(**{name: value.to(self.device) for name, value in inputs.items()}).loss
+        return loss
+
+    # Results
+
+    def export(self, folder: Path, data: Any) -> None:
+        """Write model and processor as a folder that transformers reads.
+
+        Args:
+            folder: where to; it must not exist. It is whole or not there at all.
+            data: the data module, for the model card.
+        """
+        network: Any = self.network
+        part = folder.with_name(folder.name + ".tmp")
+        network.save_pretrained(part)
+        self._reader.save(part)
+        card = (
+            "---\nlibrary_name: transformers\npipeline_tag: image-to-text\n---\n"
+            f"{self.hparams['model']}, fine-tuned by diffubias for {self.global_step} steps on {type(data).__name__}.\n"
+        )
+        (part / "README.md").write_text(card, encoding="utf-8")
+        part.rename(folder)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Load the model for the weights.
+
+        Raises:
+            ConfigError: see :class:`StagedModule`, or the checkpoint was written for another model.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        if saved.get("model", self.hparams["model"]) != self.hparams["model"]:
+            raise ConfigError(f"the checkpoint has {KEY}.model {saved['model']}, but this run {self.hparams['model']}.")
+        self.configure_model()

@@ -1,0 +1,156 @@
+"""What stands between an image-to-text model of transformers and pictures and texts: its processor, or its parts."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from .errors import ConfigError
+from .pretrained import Source
+
+LOGGER = logging.getLogger("diffubias")
+INSTRUCTION = "Describe this image in one sentence."
+
+
+class Reader:
+    """Makes model inputs from pictures and texts from tokens, whatever processor the model comes with."""
+
+    def __init__(self, source: Source, network: Any, prompt: str | None) -> None:
+        """Load processor or image processor and tokenizer.
+
+        Args:
+            source: where the model comes from.
+            network: the model.
+            prompt: instruction of a chat model, or the beginning of every text; None takes a default.
+
+        Raises:
+            ConfigError: a prompt is given for a model that takes no text.
+        """
+        import transformers
+
+        auto: Any = transformers
+        options: dict[str, Any] = {
+            "revision": source.revision or "main",
+            "local_files_only": source.local_files_only,
+        }
+        self.processor: Any = None
+        try:
+            found = auto.AutoProcessor.from_pretrained(source.location, **options)
+            self.processor = found if isinstance(found, transformers.ProcessorMixin) else None
+        except (OSError, ValueError, KeyError) as error:
+            LOGGER.debug("%s has no processor (%s): its parts are read one by one", source.location, error)
+        if self.processor is None:
+            self.image_processor = auto.AutoImageProcessor.from_pretrained(source.location, **options)
+            self.tokenizer = auto.AutoTokenizer.from_pretrained(source.location, **options)
+        else:
+            self.tokenizer = self.processor.tokenizer
+            _complete(self.processor, network.config)
+        # Prompts of a batch must end side by side where the new text begins.
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.has_text_input = self.processor is not None and not network.config.is_encoder_decoder
+        if prompt is not None and not self.has_text_input:
+            raise ConfigError(f"{source.key}.prompt: {source.location} takes no text: set the prompt to null")
+        self.text = self._render(prompt) if self.has_text_input else None
+
+    def _render(self, prompt: str | None) -> str | None:
+        """Write the text input of one image: by the chat template if there is one, else the bare prompt."""
+        image_token = getattr(self.processor, "image_token", None) or ""
+        multimodal = [{"type": "image"}, {"type": "text", "text": prompt or INSTRUCTION}]
+        plain_text = f"{image_token}\n{prompt or INSTRUCTION}"
+        # Some LLaVA repositories carry the language model's template only, which knows text but no image parts.
+        candidates: list[tuple[Any, Any]] = [
+            (self.processor, multimodal),
+            (self.processor, plain_text),
+            (self.tokenizer, plain_text),
+        ]
+        for owner, content in candidates:
+            if not getattr(owner, "chat_template", None):
+                continue
+            try:
+                text = owner.apply_chat_template(
+                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                )
+            except Exception as error:
+                LOGGER.debug("a chat template does not accept %r: %s", content, error)
+                continue
+            # A template for texts may print the list of parts itself instead of its picture.
+            listed = not isinstance(text, str) or "'type'" in text
+            if not listed and (not image_token or text.count(image_token) == 1):
+                return str(text)
+        if image_token and image_token not in (prompt or ""):
+            return plain_text
+        return prompt
+
+    def inputs(self, images: Sequence[Image.Image]) -> Any:
+        """Return the batch for ``generate``."""
+        if self.text is None:
+            return self._images(images)
+        pictures, texts = list(images), [self.text] * len(images)
+        special = self._special_tokens(self.text)
+        return self.processor(images=pictures, text=texts, padding=True, return_tensors="pt", **special)
+
+    def _images(self, images: Sequence[Any]) -> Any:
+        reader = self.image_processor if self.processor is None else self.processor
+        return reader(images=list(images), return_tensors="pt")
+
+    def _special_tokens(self, text: str) -> dict[str, bool]:
+        """A template has written the first token already; a second one would be added."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if bos and text.startswith(bos) else {}
+
+    def training_inputs(self, images: Sequence[Any], texts: Sequence[str]) -> dict[str, Tensor]:
+        """Return the batch for a forward pass that gives a loss.
+
+        Args:
+            images: pictures, in any form that the model's image processor takes.
+            texts: what is to be written of them.
+
+        Returns:
+            The model's inputs and ``labels``: tokens int64 [B, T], -100 where none is to be learnt (prompt, padding).
+        """
+        self.tokenizer.padding_side = "right"
+        end = self.tokenizer.eos_token or self.tokenizer.sep_token
+        if not self.has_text_input:
+            ids = self.tokenizer([f"{text} {end}" for text in texts], padding=True, return_tensors="pt")
+            return {**self._images(images), "labels": _labels(ids.input_ids, ids.attention_mask)}
+        prompt = self.text or ""
+        special = self._special_tokens(prompt)
+        # tokenizers of the BERT kind end every text by themselves
+        closed = self.tokenizer("a").input_ids[-1] == self.tokenizer.convert_tokens_to_ids(end) and not special
+        whole = [" ".join(f"{prompt} {text}{'' if closed else f' {end}'}".split(" ")).strip() for text in texts]
+        inputs = self.processor(images=list(images), text=whole, padding=True, return_tensors="pt", **special)
+        labels = _labels(inputs.input_ids, inputs.attention_mask)
+        if prompt:
+            first = self.processor(images=list(images)[:1], text=[prompt], return_tensors="pt", **special)
+            labels[:, : first.input_ids.shape[1] - (1 if closed else 0)] = -100
+        return {**inputs, "labels": labels}
+
+    def save(self, folder: Path) -> None:
+        """Write processor, or image processor and tokenizer, beside a model."""
+        self.tokenizer.padding_side = "left"
+        for part in (self.image_processor, self.tokenizer) if self.processor is None else (self.processor,):
+            part.save_pretrained(folder)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Return texts with single spaces."""
+        texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(text.split()) for text in texts]
+
+
+def _labels(ids: Tensor, mask: Tensor) -> Tensor:
+    return ids.masked_fill(mask == 0, -100)
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Give an old LLaVA processor what it must know about the vision tower (older repositories lack it)."""
+    if getattr(processor, "patch_size", 0) is not None:
+        return
+    processor.patch_size = config.vision_config.patch_size
+    processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    # CLIP puts a class token before the patches, SigLIP does not.
+    processor.num_additional_image_tokens = int(config.vision_config.model_type.startswith("clip"))
