@@ -111,7 +111,7 @@ class DebiasCLI(LightningCLI):
         self.model = self._build(last.stage.module)
         if not isinstance(self.model, Classifier):
             raise ConfigError(
-                f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing, so there is nothing to"
+                f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing: there is nothing to"
                 f" {self.subcommand}"
             )
         if self.cfg.ckpt_path is None:
