@@ -57,7 +57,7 @@ from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, Synthes
 from callbacks.chain import Fit, Stage, unroll
 from callbacks.results import evaluate, table, write_results
 from callbacks.run_folder import claim
-from callbacks.stage import load_trained
+from callbacks.stage import LastCheckpoint, load_trained
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier, ConfigError, StagedModule
@@ -175,9 +175,7 @@ class DebiasCLI(LightningCLI):
             if module.monitor is not None:  # before the last one, which then knows of it when a fit goes on from there
                 best = ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False)
                 callbacks.append(best)
-            callbacks.append(
-                ModelCheckpoint(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
-            )
+            callbacks.append(LastCheckpoint(folder, stage.save_every))
         trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
         ckpt_path = fit.last if fit.last.exists() else None

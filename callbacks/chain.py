@@ -24,6 +24,7 @@ class Stage:
         uses: Earlier stages whose trained modules this one is handed, by the name it knows them by; of a repeated
             stage all modules.
         repeat: How many times the stage is fitted; the fits are called ``NAME-1``, ``NAME-2``, and so on.
+        save_every: Epochs between two checkpoints to go on from; the last epoch always has one.
         max_epochs: Epochs of this stage; None takes ``trainer.max_epochs``.
         trainer: Further Trainer arguments of this stage alone.
     """
@@ -36,6 +37,7 @@ class Stage:
     init_epoch: Literal["last", "best"] = "last"
     uses: dict[str, str] = field(default_factory=dict)
     repeat: int = 1
+    save_every: int = 1
     max_epochs: int | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
 
@@ -112,6 +114,8 @@ def unroll(stages: dict[str, Stage], run_dir: Path) -> list[Fit]:
             raise ConfigError(
                 f"stages.{written}.repeat: the images of a run are synthesised from one fit; repeat another stage"
             )
+        if stage.save_every < 1:
+            raise ConfigError(f"stages.{written}.save_every must be at least 1, got {stage.save_every}")
         _check_references(written, stage, stages, list(dict.fromkeys(fit.written for fit in fits)))
         repeats = range(1, stage.repeat + 1)
         for name in [written] if stage.repeat == 1 else [f"{written}-{number}" for number in repeats]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from callbacks.synthesis.files import make_folder, write_bytes
@@ -46,6 +47,27 @@ class StageCallback(Callback):
         if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
             self.marker.parent.mkdir(parents=True, exist_ok=True)
             self.marker.touch()
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keep ``last.ckpt``, written after some epochs and after the last one, from which a stopped fit goes on.
+
+    Args:
+        folder: Where to.
+        every: Epochs between two of them. A fit that goes on from an earlier epoch computes the rest again, with the
+            same result.
+    """
+
+    def __init__(self, folder: Path, every: int = 1) -> None:
+        super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+        self.every = every
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it if it is its turn."""
+        epochs, steps = trainer.current_epoch + 1, trainer.global_step
+        over = trainer.should_stop or epochs == trainer.max_epochs or steps == trainer.max_steps
+        if over or epochs % self.every == 0:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def load_classifier(module: LightningModule, checkpoint: Path) -> None:
@@ -117,4 +139,4 @@ class SafeCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         make_folder(Path(path).parent)
-        write_bytes(Path(path), buffer.getvalue())
+        write_bytes(Path(path), buffer.getbuffer())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .classifier import Batch
 from .errors import ConfigError
 from .generative import EpochLoss, check_trainer, describe, pictures
-from .pretrained import check_source, find_source, load
+from .pretrained import check_source, find_source, load, quieten
 from .reader import Reader
 from .staged import StagedModule
 
@@ -164,6 +164,7 @@ class CaptionModel(StagedModule):
             data: the data module, for the model card.
         """
         network: Any = self.network
+        quieten()
         part = folder.with_name(folder.name + ".tmp")
         network.save_pretrained(part)
         self._reader.save(part)

@@ -21,6 +21,7 @@ from .class_sampling import draw_classes
 from .classifier import Batch
 from .errors import ConfigError
 from .generative import EpochLoss, check_trainer, pictures, show_image
+from .pretrained import quieten
 from .staged import StagedModule
 
 _log = logging.getLogger("diffubias")
@@ -303,6 +304,7 @@ class ClassDiffusion(StagedModule):
         """
         assert self.average is not None
         average: Any = self.average
+        quieten()
         part = folder.with_name(folder.name + ".tmp")
         average.save_pretrained(part / "unet")
         self.noise_schedule.save_pretrained(part / "scheduler")

@@ -98,7 +98,7 @@ def load(source: Source, loader: Callable[[], T]) -> T:
     Raises:
         ConfigError: Not in the cache, no network, unknown id or revision, no safetensors, unreadable files.
     """
-    _quieten()
+    quieten()
     try:
         return loader()
     except ConfigError:
@@ -132,7 +132,7 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Switch off the bars and hints that every rank would show for every part of a model; downloads keep their bars."""
     import diffusers.utils
     import transformers.utils

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from .classifier import Batch
 from .errors import ConfigError
 from .generative import EpochLoss, check_trainer, describe, pictures
-from .pretrained import check_source, find_source, load
+from .pretrained import check_source, find_source, load, quieten
 from .staged import StagedModule
 
 KEY = "diffusion"
@@ -272,6 +272,7 @@ class TextToImage(StagedModule):
         if self.hparams["lora_rank"] is not None:
             pipeline.unet.fuse_lora()
             pipeline.unet.unload_lora()
+        quieten()
         part = folder.with_name(folder.name + ".tmp")
         pipeline.to("cpu").save_pretrained(part)
         how = "all weights of the U-Net" if self.hparams["lora_rank"] is None else f"LoRA {self.hparams['lora_rank']}"

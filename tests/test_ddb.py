@@ -14,7 +14,7 @@ from tests.chain import ROOT, TWO, Small, contents, files, run
 
 # Where the process kills itself, and what the next attempt must not touch.
 KILLS = {
-    "kill diffusion-fit 7": ["config.yaml"],
+    "kill diffusion-fit 14": ["config.yaml"],
     "kill draw 2": ["stages/01-diffusion/fit_done", "stages/01-diffusion/model/", "synthetic/images/000003.png"],
     "kill amplifier-fit 2": ["stages/01-diffusion/", "synthetic/"],
     "kill debiased-fit 7": ["stages/01-diffusion/", "stages/02-amplifier/", "synthetic/"],
@@ -28,7 +28,8 @@ def chain_words(small: Small) -> list[str]:
         "--config=configs/miniature_ddb_1.yaml",
         *small(ROOT / "configs" / "miniature_ddb_1.yaml"),
         "--trainer.max_epochs=2",
-        "--stages.diffusion.max_epochs=2",
+        "--stages.diffusion.max_epochs=3",
+        "--stages.diffusion.save_every=2",
         "--trainer.callbacks=tests.faults.FaultyCallback",
         "--synthesize.generator=tests.faults.FaultyClassGenerator",
         "--synthesize.generator.batch_size=4",
@@ -53,8 +54,10 @@ def test_every_stage_leaves_what_it_should(unbroken: Path) -> None:
     assert not (stage / "checkpoints" / "best.ckpt").exists()
     assert not (stage / "test.json").exists()
     assert (stage / "done").exists()
-    assert sorted(path.name for path in (stage / "samples").iterdir()) == ["epoch-0000.png", "epoch-0001.png"]
-    assert sorted(path.name for path in (stage / "model").iterdir()) == ["README.md", "scheduler", "unet"]
+    assert sorted(path.name for path in (stage / "samples").iterdir()) == [
+        f"epoch-000{number}.png" for number in range(3)
+    ]
+    assert {path.name for path in (stage / "model").iterdir()} == {"README.md", "classes.json", "scheduler", "unet"}
     records = [json.loads(line) for line in (unbroken / "synthetic" / "metadata.jsonl").read_text().splitlines()]
     assert [record["label"] for record in records] == [label for label in range(8) for _ in range(3)]
     assert {record["generator"] for record in records} == {"FaultyClassGenerator"}

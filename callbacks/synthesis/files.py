@@ -35,7 +35,7 @@ def disk(folder: Path) -> Iterator[None]:
         raise
 
 
-def write_bytes(path: Path, content: bytes, sync: bool = True) -> None:
+def write_bytes(path: Path, content: bytes | memoryview, sync: bool = True) -> None:
     """Write a file so that its name never stands for half a content: temporary file, (fsync,) ``os.replace``.
 
     Raises:

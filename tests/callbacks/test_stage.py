@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks import SafeCheckpointIO, StageCallback
-from callbacks.stage import load_trained
+from callbacks.stage import LastCheckpoint, load_trained
 from lightning_modules import BiasedModule, ConfigError, DebiasedModule
 from tests.callbacks.toy import ToyClassifier, ToyData
 
@@ -176,3 +176,40 @@ def test_checkpoints_elsewhere_are_left_to_lightning(tmp_path: Path) -> None:
     io = SafeCheckpointIO()
     io.save_checkpoint({"epoch": 1}, f"file://{tmp_path}/last.ckpt")
     assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True) == {"epoch": 1}
+
+
+@pytest.mark.parametrize(
+    ("every", "options", "expected"),
+    [
+        (1, {"max_epochs": 3}, [1, 2, 3]),
+        (2, {"max_epochs": 5}, [2, 4, 5]),
+        (9, {"max_epochs": 3}, [3]),
+        (9, {"max_steps": 5, "max_epochs": -1}, [3]),
+    ],
+)
+def test_a_checkpoint_comes_now_and_then_and_at_the_end(
+    tmp_path: Path, every: int, options: dict[str, int], expected: list[int]
+) -> None:
+    written: list[int] = []
+
+    class Watched(LastCheckpoint):
+        def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+            written.append(trainer.current_epoch + 1)
+            super()._save_checkpoint(trainer, filepath)
+
+    trainer = pl.Trainer(
+        callbacks=[Watched(tmp_path, every)], accelerator="cpu", devices=1, logger=False, limit_train_batches=2,
+        enable_progress_bar=False, enable_model_summary=False, **options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    trainer.fit(ToyClassifier(), ToyData())
+    assert written == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_fit_that_ends_early_has_its_last_checkpoint(tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        max_epochs=9, callbacks=[LastCheckpoint(tmp_path, 9)], accelerator="cpu", devices=1, logger=False,
+        limit_train_batches=2, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Draws(stop_after=3), ToyData())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["epoch"] == 3
