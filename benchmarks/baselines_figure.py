@@ -16,8 +16,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parent.parent
-PERCENTS = ("0.5pct", "1pct", "2pct", "5pct")
-SETS = {"cmnist": "CMNIST", "cifar10c": "Corrupted CIFAR-10"}
+PERCENTS = ("0.5pct", "1pct", "2pct", "5pct", "official")
+SETS = {"cmnist": "CMNIST", "cifar10c": "Corrupted CIFAR-10", "dogs_and_cats": "Dogs & Cats", "bar": "BAR"}
+# what is published is on images in conflict alone
+METRICS = {"Dogs & Cats": "conflict"}
 METHODS = {
     "vanilla": ("Vanilla", "#9a9a88"),
     "lff": ("LfF", "#b39433"),
@@ -34,11 +36,12 @@ def ours() -> Values:
     with (ROOT / "docs/results/baselines.csv").open() as file:
         for row in csv.DictReader(file):
             config, _, percent = row["group"].partition("/data.percent=")
-            name, _, method = config.partition("_")
-            # configurations of one method for different percents
-            method = method.removesuffix("_0.5pct").removesuffix("_1pct")
-            if (row["selection"], row["metric"]) == ("test", "accuracy") and name in SETS:
-                values[SETS[name], method, percent].append(100 * float(row["value"]))
+            prefix = next((prefix for prefix in SETS if config.startswith(f"{prefix}_")), None)
+            if prefix is None:
+                continue
+            name, method = SETS[prefix], config.removeprefix(f"{prefix}_")
+            if (row["selection"], row["metric"]) == ("test", METRICS.get(name, "accuracy")):
+                values[name, method, percent or "official"].append(100 * float(row["value"]))
     return values
 
 
@@ -63,8 +66,10 @@ def draw(axis: Axes, name: str, own: Values, others: Values) -> None:
             if (name, label, percent) in others:
                 value, error = others[name, label, percent]
                 axis.errorbar(x, value, error, fmt="D", color="black", markerfacecolor="white", markersize=5, zorder=3)
-    axis.set_xticks(range(len(percents)), [f"{p.removesuffix('pct')} %" for p in percents])
-    axis.set_xlabel("training images in conflict with the bias", fontsize=9)
+    axis.set_xticks(range(len(percents)), [p.replace("pct", " %") for p in percents])
+    axis.set_xlim(-0.5, len(percents) - 0.5)
+    axis.set_ylabel(f"accuracy on {METRICS.get(name, 'all')} test images, %", fontsize=9)
+    axis.set_xlabel("split" if percents == ["official"] else "training images in conflict with the bias", fontsize=9)
     axis.set_title(name, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -73,10 +78,11 @@ def main() -> None:
     """Read both tables and draw one plot a data set."""
     own, others = ours(), published()
     names = [name for name in SETS.values() if any(key[0] == name for key in own)]
-    figure, axes = plt.subplots(1, len(names), figsize=(5.2 * len(names), 3.4), squeeze=False)
+    groups = [len({percent for own_name, _, percent in own if own_name == name}) for name in names]
+    widths = [1 + count for count in groups]
+    figure, axes = plt.subplots(1, len(names), figsize=(1.3 * sum(widths), 3.6), width_ratios=widths, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         draw(axis, name, own, others)
-    axes[0][0].set_ylabel("unbiased accuracy, %", fontsize=9)
     handles, labels = axes[0][0].get_legend_handles_labels()
     legend = dict(zip(labels, handles, strict=True))
     diamond = axes[0][0].plot([], [], "D", color="black", markerfacecolor="white", markersize=5)[0]
