@@ -44,7 +44,8 @@ class ReBias(Classifier):
             hsic_weight: factor of the dependence in the loss of the network.
             biased_hsic_weight: factor of the dependence in that of the biased network.
             kernel_width: standard deviation of the Gaussian kernels; ``median`` takes, for each network, the median
-                distance of its features in the first batch of the epoch.
+                distance of its features in the first batch of the epoch. Features that start tiny, as those of ``mlp``
+                with ``divide_by_255``, are then pushed about so hard that the network may die.
             **kwargs: see :class:`Classifier`.
 
         Raises:
