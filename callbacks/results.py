@@ -51,7 +51,7 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         return
     if isinstance(module, StagedModule):
         folder = fit.directory / MODEL
-        on_rank_zero(lambda: None if folder.exists() else module.export(folder, datamodule))
+        on_rank_zero(lambda: module.export(folder, datamodule))
     if fit.best.exists():
         if _step(fit.best) == _step(fit.last):
             found["best_validation"] = found["test"]

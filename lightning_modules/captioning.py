@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -10,21 +10,22 @@ from torch import Tensor, nn
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, check_trainer, describe, pictures
-from .pretrained import check_source, find_source, load, quieten
+from .generative import GenerativeModule, describe, pictures
+from .pretrained import check_source, find_source, load
 from .reader import Reader
-from .staged import StagedModule
 
 KEY = "model"
 
 
-class CaptionModel(StagedModule):
+class CaptionModel(GenerativeModule):
     """Fine-tuning of an image-to-text model: LLaVA, BLIP, VisionEncoderDecoder and their kin.
 
     The texts are sentences with the names of an image's class and, where it is known, bias attribute; one of the
     templates is drawn at random each time. The result is a folder that transformers and :class:`Captioner` read. Logs
     ``train/loss`` and ``val/loss``, the cross-entropy of a token.
     """
+
+    key: ClassVar[str] = KEY
 
     def __init__(
         self,
@@ -63,7 +64,6 @@ class CaptionModel(StagedModule):
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.network: nn.Module | None = None
-        self._epoch_loss = EpochLoss()
 
     # Building
 
@@ -109,23 +109,13 @@ class CaptionModel(StagedModule):
             network.gradient_checkpointing_enable()
         self.network = network.train()
 
-    def setup(self, stage: str) -> None:
-        """Check what a fit is given.
-
-        Raises:
-            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_trainer(self)
-
     # Training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean cross-entropy of the tokens of a template that is drawn for each image."""
         chosen = torch.randint(len(self.hparams["templates"]), (len(batch["label"]),)).tolist()
         loss = self._loss(batch, chosen)
-        self._epoch_loss.add(loss, len(chosen))
+        self.epoch_loss.add(loss, len(chosen))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -135,14 +125,6 @@ class CaptionModel(StagedModule):
         count = len(batch["label"])
         loss = self._loss(batch, [0] * count)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count, add_dataloader_idx=False)
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss.
-
-        Raises:
-            TrainingError: it is no finite number.
-        """
-        self._epoch_loss.log(self, KEY)
 
     def _loss(self, batch: Batch, templates: list[int]) -> Tensor:
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -156,30 +138,27 @@ class CaptionModel(StagedModule):
 
     # Results
 
-    def export(self, folder: Path, data: Any) -> None:
+    def write(self, folder: Path, data: Any) -> None:
         """Write model and processor as a folder that transformers reads.
 
         Args:
-            folder: where to; it must not exist. It is whole or not there at all.
+            folder: where to; a new folder.
             data: the data module, for the model card.
         """
         network: Any = self.network
-        quieten()
-        part = folder.with_name(folder.name + ".tmp")
-        network.save_pretrained(part)
-        self._reader.save(part)
+        network.save_pretrained(folder)
+        self._reader.save(folder)
         card = (
             "---\nlibrary_name: transformers\npipeline_tag: image-to-text\n---\n"
             f"{self.hparams['model']}, fine-tuned by diffubias for {self.global_step} steps on {type(data).__name__}.\n"
         )
-        (part / "README.md").write_text(card, encoding="utf-8")
-        part.rename(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the model for the weights.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the checkpoint was written for another model.
+            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written for another model.
         """
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})

@@ -20,9 +20,7 @@ from torchvision.utils import make_grid, save_image
 from .class_sampling import draw_classes
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, check_trainer, pictures, show_image
-from .pretrained import quieten
-from .staged import StagedModule
+from .generative import GenerativeModule, pictures, show_image
 
 _log = logging.getLogger("diffubias")
 KEY = "diffusion"
@@ -40,7 +38,7 @@ Classes: {classes}
 """
 
 
-class ClassDiffusion(StagedModule):
+class ClassDiffusion(GenerativeModule):
     """A class-conditional diffusion model with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
     The first stage of Diffusing DeBias (arXiv 2502.09564, section 3): trained on the biased set, it draws images that
@@ -118,7 +116,6 @@ class ClassDiffusion(StagedModule):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.unet: nn.Module | None = None
         self.average: nn.Module | None = None
-        self._epoch_loss = EpochLoss()
         self._averaged_at = 0
 
     # Building
@@ -180,7 +177,7 @@ class ClassDiffusion(StagedModule):
         """Refuse data that cannot be learnt.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the size does not fit the levels.
+            ConfigError: see :class:`GenerativeModule`, or the size does not fit the levels.
         """
         super().check_fit(data)
         self._check_size(self.hparams["size"] or int(data.image_size))
@@ -195,16 +192,6 @@ class ClassDiffusion(StagedModule):
 
     # Training
 
-    def setup(self, stage: str) -> None:
-        """Check what a fit is given.
-
-        Raises:
-            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_trainer(self)
-
     def on_train_start(self) -> None:
         """The average of a fit that goes on has seen all its steps so far."""
         self._averaged_at = self.global_step
@@ -217,7 +204,7 @@ class ClassDiffusion(StagedModule):
         noise = torch.randn_like(image)
         time = torch.randint(self.hparams["noise_steps"], (len(image),), device=image.device)
         loss = self._loss(self.unet, image, label, noise, time)
-        self._epoch_loss.add(loss, len(image))
+        self.epoch_loss.add(loss, len(image))
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -231,14 +218,6 @@ class ClassDiffusion(StagedModule):
         update: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         update(list(self.average.parameters()), list(self.unet.parameters()), None)
         self._averaged_at = step
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss.
-
-        Raises:
-            TrainingError: it is no finite number.
-        """
-        self._epoch_loss.log(self, KEY)
 
     def _loss(self, network: Any, image: Tensor, label: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         schedule = self.noise_schedule
@@ -295,34 +274,31 @@ class ClassDiffusion(StagedModule):
 
     # Results
 
-    def export(self, folder: Path, data: Any) -> None:
+    def write(self, folder: Path, data: Any) -> None:
         """Write the averaged network as a folder that diffusers reads, with a model card.
 
         Args:
-            folder: where to; it must not exist. It is whole or not there at all.
+            folder: where to; a new folder.
             data: the data module, for the names of the classes.
         """
         assert self.average is not None
         average: Any = self.average
-        quieten()
-        part = folder.with_name(folder.name + ".tmp")
-        average.save_pretrained(part / "unet")
-        self.noise_schedule.save_pretrained(part / "scheduler")
+        average.save_pretrained(folder / "unet")
+        self.noise_schedule.save_pretrained(folder / "scheduler")
         count = sum(parameter.numel() for parameter in average.parameters())
         card = CARD.format(
             parameters=count / 1e6, size=self.hparams["size"], prediction=self.hparams["prediction"],
             steps=self.global_step, data=type(data).__name__, nothing=self.hparams["num_classes"],
             classes=", ".join(f"{label} {name}" for label, name in enumerate(data.class_names)),
         )  # fmt: skip
-        (part / "README.md").write_text(card, encoding="utf-8")
-        (part / CLASSES).write_text(json.dumps(list(data.class_names)), encoding="utf-8")
-        part.rename(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / CLASSES).write_text(json.dumps(list(data.class_names)), encoding="utf-8")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the network for the weights.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the checkpoint was written with other settings.
+            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written with other settings.
         """
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})

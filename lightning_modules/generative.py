@@ -1,16 +1,22 @@
 """What the modules share that learn to draw."""
 
 import math
+import shutil
+from abc import abstractmethod
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError, TrainingError
+from .pretrained import quieten
+from .staged import StagedModule
 
 
 def check_trainer(module: L.LightningModule) -> None:
@@ -37,6 +43,58 @@ def pictures(module: L.LightningModule, batch: Batch, size: int) -> Tensor:
     if image.shape[-1] != size:
         image = F.interpolate(image, size=(size, size), mode="bilinear", antialias=True)
     return image
+
+
+class GenerativeModule(StagedModule):
+    """What the modules share that learn to draw or to write: checks of a fit, the loss of an epoch, whole exports.
+
+    Attributes:
+        key: the module's place in the configuration, to name in errors.
+    """
+
+    key: ClassVar[str] = "diffusion"
+
+    def __init__(self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None = None) -> None:
+        """Start without samples; see :class:`StagedModule`."""
+        super().__init__(optimizer, scheduler)
+        self.epoch_loss = EpochLoss()
+
+    def setup(self, stage: str) -> None:
+        """Check what a fit is given.
+
+        Raises:
+            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            check_trainer(self)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's loss.
+
+        Raises:
+            TrainingError: it is no finite number.
+        """
+        self.epoch_loss.log(self, self.key)
+
+    def export(self, folder: Path, data: Any) -> None:
+        """Write the result where it is not there yet: the folder is whole or not there at all.
+
+        Args:
+            folder: where to.
+            data: the data module that the module was fitted on.
+        """
+        if folder.exists():
+            return
+        quieten()
+        part = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(part, ignore_errors=True)
+        self.write(part, data)
+        part.rename(folder)
+
+    @abstractmethod
+    def write(self, folder: Path, data: Any) -> None:
+        """Write the result into a new folder, see :meth:`export`."""
 
 
 def describe(data: Any, template: str, label: int, bias: int) -> str:

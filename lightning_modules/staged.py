@@ -70,7 +70,7 @@ class StagedModule(L.LightningModule):
         """Write the result as a folder that other programs read, if there is such a format.
 
         Args:
-            folder: where to; it must not exist. It is whole or not there at all.
+            folder: where to; nothing happens if it is there.
             data: the data module that the module was fitted on.
         """
 

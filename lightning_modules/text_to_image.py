@@ -13,9 +13,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import EpochLoss, check_trainer, describe, pictures
-from .pretrained import check_source, find_source, load, quieten
-from .staged import StagedModule
+from .generative import GenerativeModule, describe, pictures
+from .pretrained import check_source, find_source, load
 
 KEY = "diffusion"
 CAPTIONS = "captions.json"
@@ -23,7 +22,7 @@ CAPTIONS = "captions.json"
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 
 
-class TextToImage(StagedModule):
+class TextToImage(GenerativeModule):
     """Fine-tuning of a pipeline of the Stable Diffusion 1 and 2 kind: all of its U-Net, or LoRA beside it.
 
     As a stage of a chain it teaches a pretrained model what the images of the data set look like before it draws: with
@@ -76,7 +75,6 @@ class TextToImage(StagedModule):
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.strict_loading = False  # what is not trained is not saved
         self.unet: nn.Module | None = None
-        self._epoch_loss = EpochLoss()
 
     # Building
 
@@ -92,7 +90,7 @@ class TextToImage(StagedModule):
         """Refuse data that cannot be learnt.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the images are synthetic.
+            ConfigError: see :class:`GenerativeModule`, or the images are synthetic.
         """
         super().check_fit(data)
         if data.source not in ("real", "mined"):
@@ -174,16 +172,6 @@ class TextToImage(StagedModule):
 
     # Training
 
-    def setup(self, stage: str) -> None:
-        """Check what a fit is given.
-
-        Raises:
-            ConfigError: see :meth:`check_fit` and :func:`check_trainer`.
-        """
-        super().setup(stage)
-        if stage == "fit":
-            check_trainer(self)
-
     def on_fit_start(self) -> None:
         """Bring the parts that stay as they are to the device, and read the texts."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -209,7 +197,7 @@ class TextToImage(StagedModule):
         dropped = torch.rand(len(chosen)) < self.hparams["text_dropout"]
         chosen = ["" if drop else text for text, drop in zip(chosen, dropped.tolist(), strict=True)]
         loss = self._loss(self._latents(batch), chosen, None)
-        self._epoch_loss.add(loss, len(chosen))
+        self.epoch_loss.add(loss, len(chosen))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -221,14 +209,6 @@ class TextToImage(StagedModule):
         texts = [describe(data, self.hparams["template"], label, bias) for label, bias in pairs]
         loss = self._loss(self._latents(batch), texts, torch.Generator().manual_seed(batch_idx))
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(texts), add_dataloader_idx=False)
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's loss.
-
-        Raises:
-            TrainingError: it is no finite number.
-        """
-        self._epoch_loss.log(self, KEY)
 
     def _latents(self, batch: Batch) -> Tensor:
         """Scaled latents [B, C, h, w] of a batch."""
@@ -261,28 +241,25 @@ class TextToImage(StagedModule):
 
     # Results
 
-    def export(self, folder: Path, data: Any) -> None:
+    def write(self, folder: Path, data: Any) -> None:
         """Write the whole pipeline as a folder that diffusers reads, LoRA added to its weights.
 
         Args:
-            folder: where to; it must not exist. It is whole or not there at all.
+            folder: where to; a new folder.
             data: the data module, for the model card.
         """
         pipeline = self._pipeline
         if self.hparams["lora_rank"] is not None:
             pipeline.unet.fuse_lora()
             pipeline.unet.unload_lora()
-        quieten()
-        part = folder.with_name(folder.name + ".tmp")
-        pipeline.to("cpu").save_pretrained(part)
+        pipeline.to("cpu").save_pretrained(folder)
         how = "all weights of the U-Net" if self.hparams["lora_rank"] is None else f"LoRA {self.hparams['lora_rank']}"
         card = (
             "---\nlibrary_name: diffusers\ntags: [text-to-image]\n---\n"
             f"{self.hparams['model']}, fine-tuned by diffubias ({how}) for {self.global_step} steps on "
             f"{type(data).__name__}, source {data.source}.\n"
         )
-        (part / "README.md").write_text(card, encoding="utf-8")
-        part.rename(folder)
+        (folder / "README.md").write_text(card, encoding="utf-8")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave out what is not trained."""
@@ -294,7 +271,7 @@ class TextToImage(StagedModule):
         """Load the pipeline for the weights.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the checkpoint was written with other settings.
+            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written with other settings.
         """
         super().on_load_checkpoint(checkpoint)
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})

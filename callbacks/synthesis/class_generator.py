@@ -97,7 +97,7 @@ class ClassGenerator(Generator):
             return
         self._check_module(module)
         fitted: Any = module
-        on_rank_zero(lambda: None if folder.exists() else fitted.export(folder, data))
+        on_rank_zero(lambda: fitted.export(folder, data))
         self._fitted = folder
 
     def fingerprint(self) -> str:

@@ -199,7 +199,7 @@ class DiffusersGenerator(Generator):
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Draw with the fine-tuned model, if the stage before has made one."""
         if isinstance(module, TextToImage):
-            on_rank_zero(lambda: None if folder.exists() else module.export(folder, data))
+            on_rank_zero(lambda: module.export(folder, data))
             self._fitted, self._origin = folder, module.hparams["model"]
             vars(self).pop("_source", None)  # what was found before
 
