@@ -176,6 +176,7 @@ class SynthesizeCallback(L.Callback):
                 )
             self._plan_prompts(data)
             self.generator.check(module, data)
+            self._check_judge()
             return
         if self.images in ("uniform", "additive"):
             raise ConfigError(f"synthesize.images={self.images} goes with synthesize.prompts; give a number per class")
@@ -195,6 +196,11 @@ class SynthesizeCallback(L.Callback):
         self.captioner.check()
         if self.draw:
             self.generator.check(module, data)
+            self._check_judge()
+
+    def _check_judge(self) -> None:
+        if self.gate.judge is not None:
+            self.gate.judge.check()
 
     def _check_learner(self, module: StagedModule, mined: bool) -> None:
         """Refuse to mine with a module that classifies nothing, and to draw with one that has learnt nothing yet."""

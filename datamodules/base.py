@@ -329,12 +329,14 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         if self.synthetic_test:
             groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
             inside, held_out = carve(groups, self.synthetic_test, self.seed)
-        return self._synthetic(samples.select(inside)), self._synthetic(samples.select(held_out))
+        weighed = not bool((manifest.weights == 1).all())
+        weights = manifest.weights[inside] if weighed else None
+        return self._synthetic(samples.select(inside), weights), self._synthetic(samples.select(held_out))
 
-    def _synthetic(self, samples: Samples) -> Part:
+    def _synthetic(self, samples: Samples, weights: NDArray[np.float32] | None = None) -> Part:
         assert not isinstance(samples.images, np.ndarray)
         store = FileStore(samples.images, self.image_size, self.cache or self.image_size <= SMALL)
-        return Part(store, samples.labels, samples.biases, synthetic=True)
+        return Part(store, samples.labels, samples.biases, True, weights)
 
     def _extra_mined(self) -> NDArray[np.int64]:
         repeated = self.mined_repeat if self.source == "both" else 0

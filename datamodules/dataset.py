@@ -137,15 +137,22 @@ class Part:
         labels: Class of each, int64 [N].
         biases: Bias attribute of each, int64 [N], -1 where unknown.
         synthetic: Whether the pictures were generated.
+        weights: How much each counts in training, float32 [N]; None for 1 throughout.
     """
 
     def __init__(
-        self, images: Store, labels: NDArray[np.int64], biases: NDArray[np.int64], synthetic: bool = False
+        self,
+        images: Store,
+        labels: NDArray[np.int64],
+        biases: NDArray[np.int64],
+        synthetic: bool = False,
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.biases = biases
         self.synthetic = synthetic
+        self.weights = weights
 
     def __len__(self) -> int:
         """Returns the number of pictures."""
@@ -184,7 +191,7 @@ class ImageDataset(Dataset[Batch]):
 
         Returns:
             `image` float32 [B, 3, S, S] normalised; `label`, `bias` (-1 unknown), `index` (position in the part)
-            int64 [B]; `synthetic` bool [B].
+            int64 [B]; `synthetic` bool [B]; `weight` float32 [B] where a part has weights.
         """
         numbers = np.array([item[0] if isinstance(item, tuple) else item for item in items], dtype=np.int64)
         keys = None
@@ -194,13 +201,20 @@ class ImageDataset(Dataset[Batch]):
         index = numbers - self._starts[which]
         images, label, bias = self._fetch(which, index)
         synthetic = np.array([part.synthetic for part in self.parts])[which]
-        return {
+        batch = {
             "image": self.transform(images, keys),
             "label": torch.from_numpy(label),
             "bias": torch.from_numpy(bias),
             "index": torch.from_numpy(index),
             "synthetic": torch.from_numpy(synthetic),
         }
+        if any(part.weights is not None for part in self.parts):
+            weight = np.ones(len(index), dtype=np.float32)
+            for number, part in enumerate(self.parts):
+                if part.weights is not None:
+                    weight[which == number] = part.weights[index[which == number]]
+            batch["weight"] = torch.from_numpy(weight)
+        return batch
 
     def _fetch(
         self, which: NDArray[np.int64], index: NDArray[np.int64]

@@ -64,12 +64,14 @@ class Manifest:
         labels: Classes, int64 [M].
         source_index: Position in the real training split of the image that gave the caption, -1 for none, int64 [M].
         biases: Bias attributes that the prompts asked for, -1 where they asked for none, int64 [M].
+        weights: How much each counts in training, in 0..1, float32 [M].
     """
 
     files: Sequence[str]
     labels: NDArray[np.int64]
     source_index: NDArray[np.int64]
     biases: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -91,18 +93,20 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
     """
     path = synthetic_dir / MANIFEST
     files, labels, sources, biases = PackedNames(), array("q"), array("q"), array("q")
+    weights = array("f")
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
                     continue
-                name, label, source, bias = _record(line, f"{path} line {number}", path, class_names)
+                name, label, source, bias, weight = _record(line, f"{path} line {number}", path, class_names)
                 if not (synthetic_dir / name).is_file():
                     raise ConfigError(f"{path} line {number}: the image {name} is missing; {_again(path)}")
                 files.append(name)
                 labels.append(label)
                 sources.append(source)
                 biases.append(bias)
+                weights.append(weight)
     except OSError as error:
         raise ConfigError(
             f"no manifest of synthetic images at {path} ({error.strerror}); run the synthesis first or set the stage's "
@@ -110,18 +114,19 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
         ) from error
     if not labels:
         raise ConfigError(f"{path} holds no image; {_again(path)}")
-    return Manifest(files, *(np.array(column, dtype=np.int64) for column in (labels, sources, biases)))
+    columns = (np.array(column, dtype=np.int64) for column in (labels, sources, biases))
+    return Manifest(files, *columns, np.array(weights, dtype=np.float32))
 
 
 def _again(path: Path) -> str:
     return f"delete {path} and run the same command again"
 
 
-def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | None) -> tuple[str, int, int, int]:
+def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | None) -> tuple[str, int, int, int, float]:
     try:
         record = json.loads(line)
         name, label, source = record["file_name"], record["label"], record["source_index"]
-        bias = record.get("bias", -1)
+        bias, weight = record.get("bias", -1), record.get("weight", 1.0)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{where}: torn or incomplete record ({error}); {_again(path)}") from error
     if not isinstance(name, str) or not _is_count(source, -1) or not _is_count(bias, -1):
@@ -134,7 +139,9 @@ def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | No
             f"{where}: label {label} is {class_names[label]!r} in this data set but the record says "
             f"{record['class_name']!r}; {_again(path)}"
         )
-    return name, label, source, bias
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
+        raise ConfigError(f"{where}: the weight {weight!r} does not lie in 0..1; {_again(path)}")
+    return name, label, source, bias, weight
 
 
 def _is_count(value: object, least: int) -> bool:

@@ -22,9 +22,9 @@ class Classifier(StagedModule):
     objective into :meth:`training_losses`.
 
     Batches are dicts of ``image`` float32 [B, 3, H, W], ``label``, ``bias`` (-1 where unknown) and ``index`` int64 [B],
-    and ``synthetic`` bool [B]. The network is built by :meth:`configure_model`, on the CPU whatever the accelerator, so
-    that a seed means the same start everywhere. Hyper-parameters hold plain values only, so checkpoints load with
-    ``weights_only=True``.
+    and ``synthetic`` bool [B]; where a judge has weighed synthetic images also ``weight`` float32 [B]. The network is
+    built by :meth:`configure_model`, on the CPU whatever the accelerator, so that a seed means the same start
+    everywhere. Hyper-parameters hold plain values only, so checkpoints load with ``weights_only=True``.
 
     Logs ``train/loss`` and ``train/accuracy``, and the values of :class:`GroupMetrics` under ``val/`` and ``test/``;
     under ``watched/`` where the data module has the test set watched in training, and under ``synthetic/`` where it
@@ -208,8 +208,10 @@ class Classifier(StagedModule):
         return logits, losses if weights is None else losses * weights
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean of :meth:`training_losses` over the batch."""
+        """Mean of :meth:`training_losses` over the batch, synthetic images weighed where a judge has weighed them."""
         logits, losses = self.training_losses(batch)
+        if "weight" in batch:
+            losses = losses * batch["weight"]
         # Sums stay on the device: reading them each step would make the host wait for it.
         correct = (logits.detach().argmax(dim=1) == batch["label"]).sum()
         total = losses.detach().sum()

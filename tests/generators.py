@@ -75,6 +75,7 @@ def write_synthetic(
     size: int = 32,
     seed: int = 0,
     biases: Sequence[int] | None = None,
+    weight: float = 1.0,
 ) -> Path:
     """A finished synthesis: images/000000.png ... and metadata.jsonl."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -83,6 +84,7 @@ def write_synthetic(
             name = f"images/{number:06d}.png"
             picture(number, (size, size), seed + 1).save(folder / name)
             record = {"file_name": name, "label": label, "class_name": class_names[label], "source_index": number}
+            record["weight"] = weight
             record |= {} if biases is None else {"bias": biases[number]}
             stream.write(json.dumps(record) + "\n")
     return folder

@@ -4,6 +4,7 @@ from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.class_generator import ClassGenerator
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import DiffusersGenerator, Generator, Sample
+from callbacks.synthesis.judge import Judge, ZeroShotJudge
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.templates import Prompter, Templates
 from callbacks.synthesis.text_filter import FilterResult, TextFilter
@@ -16,10 +17,12 @@ __all__ = [
     "FilterResult",
     "Gate",
     "Generator",
+    "Judge",
     "LossMiner",
     "Miner",
     "Prompter",
     "Sample",
     "Templates",
     "TextFilter",
+    "ZeroShotJudge",
 ]

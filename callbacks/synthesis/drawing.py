@@ -18,9 +18,18 @@ import torch
 from PIL import Image
 
 from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another
-from callbacks.synthesis.files import append_lines, flush_disks, make_folder, read_lines, write_bytes
+from callbacks.synthesis.files import (
+    append_lines,
+    flush_disks,
+    make_folder,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import Generator, Sample
+from callbacks.synthesis.judge import Judge
 from callbacks.synthesis.manifest import IMAGES, PARTIAL, image_name, write_manifest
 from callbacks.synthesis.plan import Prompt, make_seed
 from callbacks.synthesis.progress import Bar, Progress
@@ -39,7 +48,8 @@ class Drawing:
 
     Image n of attempt a is a function of (run seed, n, a). The work goes in rounds: first all images, then those that
     the gate turned down, with their next seed. A round's chunks hold the same images on any number of ranks, and
-    duplicates are decided between rounds from all records; so the set does not depend on the rank count.
+    duplicates and agreement with the label are decided between rounds from all records; so the set does not depend on
+    the rank count.
 
     Attributes:
         directory: The synthetic folder.
@@ -77,24 +87,34 @@ class Drawing:
         rejected: list[dict[str, Any]] = []
         seen: dict[str, int] = {}
         pending = list(range(len(self.planned)))
+        left_out: list[int] = []
         for attempt in range(self.gate.retries + 1):
             self._draw_round(pending, attempt, records, device, first_on_node)
             drawn = {number: records[number, attempt] for number in pending}
-            passed = ((number, record["sha256"]) for number, record in drawn.items() if record["verdict"] == KEEP)
-            repeats = self.gate.duplicates(passed, seen)
+            passed = {number: record["sha256"] for number, record in drawn.items() if record["verdict"] == KEEP}
+            repeats = self.gate.duplicates(passed.items(), seen)
+            scores = self._judge(sorted(passed.keys() - repeats), attempt, device, first_on_node)
+            dropped: set[int] = set()
             for number, record in drawn.items():
-                verdict = "duplicate" if number in repeats else record["verdict"]
-                full = self._describe(number, attempt, verdict, record["sha256"])
+                verdict, score = record["verdict"], scores.get(number)
+                if number in repeats:
+                    verdict = "duplicate"
+                elif self.gate.is_mismatch(score):
+                    verdict = "mismatch"
+                    if self.gate.mismatch == "drop":
+                        dropped.add(number)
+                full = self._describe(number, attempt, verdict, record["sha256"], score)
                 if verdict == KEEP:
                     kept[number] = full
                 else:
                     rejected.append(full)
-            pending = [number for number in pending if number not in kept]
+            left_out += sorted(dropped)
+            pending = [number for number in pending if number not in kept and number not in dropped]
             if not pending:
                 break
         self.generator.release()
         counts = Counter(record["verdict"] for record in [*kept.values(), *rejected])
-        self._warn(kept, pending, counts)
+        self._warn(kept, [*left_out, *pending], counts)
         agree(flush_disks)
         on_rank_zero(lambda: self._finish([kept[number] for number in sorted(kept)], rejected))
         return counts
@@ -127,6 +147,37 @@ class Drawing:
             records.update({(record["number"], record["attempt"]): record for record in own})
             bar.add(len(own))
 
+    def _judge(
+        self, numbers: Sequence[int], attempt: int, device: torch.device, first_on_node: bool
+    ) -> dict[int, float]:
+        """Return how well these images agree with their labels, by number; nothing without a judge. Collective."""
+        judge = self.gate.judge
+        if judge is None or not numbers:
+            return {}
+        file = self.directory / PARTIAL / f"agreement-{attempt}.json"
+        stored: dict[str, Any] | None = on_rank_zero(lambda: read_json(file) if file.is_file() else None)
+        if stored is not None and stored["numbers"] == list(numbers):
+            return dict(zip(numbers, stored["scores"], strict=True))
+        self.generator.release()
+        one_after_another(lambda: judge.load(device), first_on_node)
+        with self.progress.bar("judging", len(numbers), "images") as bar:
+            shares = gather(agree(lambda: self._score(judge, numbers[rank() :: world_size()], bar)))
+        judge.release()
+        scores = {number: score for share in shares for number, score in share.items()}
+        on_rank_zero(lambda: write_json(file, {"numbers": numbers, "scores": [scores[number] for number in numbers]}))
+        return scores
+
+    def _score(self, judge: Judge, numbers: Sequence[int], bar: Bar) -> dict[int, float]:
+        """Let the judge look at some images."""
+        scores: dict[int, float] = {}
+        for start in range(0, len(numbers), judge.batch_size):
+            batch = numbers[start : start + judge.batch_size]
+            images = [read_image(self.directory / image_name(number)) for number in batch]
+            found = judge.agreement(images, [self.planned[number].label for number in batch], self.class_names)
+            scores |= {number: round(score, 5) for number, score in zip(batch, found, strict=True)}
+            bar.add(len(batch) * world_size())
+        return scores
+
     def _draw_chunk(self, chunk: list[int], missing: set[int], attempt: int) -> list[dict[str, Any]]:
         """Draw a chunk on this rank: images first, their records after."""
         if not chunk:
@@ -154,7 +205,9 @@ class Drawing:
     def _seed(self, number: int, attempt: int) -> int:
         return make_seed(SEED_TAG, self.seed, number, attempt)
 
-    def _describe(self, number: int, attempt: int, verdict: str, sha256: str | None) -> dict[str, Any]:
+    def _describe(
+        self, number: int, attempt: int, verdict: str, sha256: str | None, agreement: float | None
+    ) -> dict[str, Any]:
         """Return the manifest's record of one drawing."""
         prompt = self.planned[number]
         return {
@@ -169,6 +222,8 @@ class Drawing:
             "attempt": attempt,
             **self.generator.describe(),
             "verdict": verdict,
+            "agreement": agreement,
+            "weight": agreement if agreement is not None and self.gate.mismatch == "weigh" else 1.0,
             "sha256": sha256,
         }
 
@@ -227,6 +282,12 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def read_image(file: Path) -> Image.Image:
+    """Return a drawn picture, mode RGB."""
+    with Image.open(file) as image:
+        return image.convert("RGB")
 
 
 def _sha256(path: Path) -> str | None:

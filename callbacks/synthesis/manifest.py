@@ -29,6 +29,8 @@ FIELDS = (
     "steps",
     "guidance",
     "verdict",
+    "agreement",
+    "weight",
     "sha256",
 )
 
