@@ -2,8 +2,8 @@
 
     python -m benchmarks.judge_effect --seeds 301 302 303
 
-One row a (share of wrong captions, with or without judge, seed). Finished runs are not run again, so the command goes on
-where it was stopped.
+One row a (share of wrong captions, with or without judge, seed). Finished runs are not run again, so the command goes
+on where it was stopped.
 """
 
 import argparse
