@@ -55,8 +55,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
 from callbacks.chain import Fit, Stage, unroll
+from callbacks.emissions import Meter
+from callbacks.emissions_log import describe
+from callbacks.live_table import LiveTable
+from callbacks.provenance import record_attempt
 from callbacks.results import evaluate, table, write_results
 from callbacks.run_folder import claim
+from callbacks.side_product import side_product
 from callbacks.stage import LastCheckpoint, load_trained
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
@@ -93,6 +98,7 @@ class DebiasCLI(LightningCLI):
         parser.add_subclass_arguments(LightningModule, "diffusion", required=False)
         parser.add_subclass_arguments(LightningModule, "pretrain", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
+        parser.add_class_arguments(Meter, "emissions", instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
         """Leave flags alone: Lightning would let hyper-parameters of the checkpoint beat them."""
@@ -132,16 +138,22 @@ class DebiasCLI(LightningCLI):
         if rehearsal:
             self._rehearse()
         fits = self._chain()
+        self.meter = Meter(**self.cfg.emissions.as_dict())
+        self.meter.check()
         self._check(fits)
         if not rehearsal and _rank() == 0:
             text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
             claim(self.run_dir, text, fits)
-        for fit in fits:
-            if not fit.is_done:
-                self._fit_stage(fit, fits)
+        if not rehearsal:
+            self.meter.directory = self.run_dir
+        todo = [fit for fit in fits if not fit.is_done]
+        for fit in todo:
+            self._fit_stage(fit, fits, is_first=fit is todo[0])
         if not rehearsal and _rank() == 0:
-            rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything))
-            print(f"\n{table(rows)}\nrun folder: {self.run_dir}" if rows else f"\nrun folder: {self.run_dir}")
+            costs = self.meter.total()
+            rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
+            lines = [*([table(rows)] if rows else []), *([describe(costs)] if costs else [])]
+            print("", *lines, f"run folder: {self.run_dir}", sep="\n")
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
@@ -150,8 +162,8 @@ class DebiasCLI(LightningCLI):
         """Name of the configuration: that of its first file."""
         return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
 
-    def _fit_stage(self, fit: Fit, fits: list[Fit]) -> None:
-        """Fit and test one stage; everything a later attempt needs is in its folder."""
+    def _fit_stage(self, fit: Fit, fits: list[Fit], is_first: bool) -> None:
+        """Fit and test one stage, the first of this attempt or a later one; its folder holds all that another needs."""
         stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
         helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
         seed = fit.seed(int(self.cfg.seed_everything))
@@ -167,6 +179,7 @@ class DebiasCLI(LightningCLI):
         init = None if first is None else first.best if stage.init_epoch == "best" else first.last
         # a rehearsal leaves no checkpoint, and finds none
         callbacks: list[Callback] = [StageCallback(fit.directory, seed, None if rehearsal else init)]
+        callbacks.append(LiveTable(fit.name))
         if stage.synthesize != "no":
             callbacks.append(self._synthesize(stage))
         if not rehearsal:
@@ -178,9 +191,16 @@ class DebiasCLI(LightningCLI):
             callbacks.append(LastCheckpoint(folder, stage.save_every))
         trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
+        if is_first and not rehearsal and trainer.is_global_zero:
+            with side_product("the record of this attempt is"):
+                record_attempt(self.run_dir, sys.argv, trainer, int(self.cfg.seed_everything))
         ckpt_path = fit.last if fit.last.exists() else None
-        trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
-        evaluate(trainer, module, self.datamodule, fit)
+        self.meter.watch(fit.name, trainer)
+        with self.meter.phase("fit", fit.directory / "fit_done"):
+            trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with self.meter.phase("test"):
+            evaluate(trainer, module, self.datamodule, fit)
+        trainer.strategy.barrier()  # every node has written its records
         for logger in trainer.loggers:
             logger.finalize("success")
             if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
@@ -216,6 +236,7 @@ class DebiasCLI(LightningCLI):
         callback.directory = self.run_dir / "synthetic"
         callback.when = "start" if stage.synthesize == "start" else "end"
         callback.draw = stage.synthesize != "captions"
+        callback.meter = self.meter
         if callback.seed is None:
             callback.seed = int(self.cfg.seed_everything)
         if self.cfg.trainer.fast_dev_run:

@@ -68,7 +68,9 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         write_bytes(fit.directory / "done", b"")
 
 
-def write_results(run_dir: Path, fits: Sequence[Fit], config: str, seed: int) -> dict[str, dict[str, float]]:
+def write_results(
+    run_dir: Path, fits: Sequence[Fit], config: str, seed: int, costs: dict[str, float | None] | None = None
+) -> dict[str, dict[str, float]]:
     """Gather what the stages have reached in ``results.json``.
 
     Args:
@@ -76,6 +78,7 @@ def write_results(run_dir: Path, fits: Sequence[Fit], config: str, seed: int) ->
         fits: The chain, done to its end.
         config: Name of the configuration.
         seed: Seed of the run.
+        costs: Energy, emissions and time of the run, where they were measured.
 
     Returns:
         The test metrics of the last epochs, in 0..1, by fit.
@@ -89,6 +92,8 @@ def write_results(run_dir: Path, fits: Sequence[Fit], config: str, seed: int) ->
     selection = {name: how for name, how in SELECTION.items() if rows[name]}
     order = (*selection, "groups")
     result = {"config": config, "seed": seed, "selection": selection, **{name: rows[name] for name in order}}
+    if costs is not None:
+        result["emissions"] = costs
     write_json(run_dir / RESULTS, {**result, "packages": packages})
     return rows["test"]
 

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from callbacks.test_curve import read_curve
-from tests.chain import ROOT, Outcome, Small, call, command, contents, run
+from tests.chain import ROOT, Outcome, Small, call, command, contents, reached, run
 from tests.stages import HANDED
 
 MINIATURE = ROOT / "configs/miniature.yaml"
@@ -169,7 +169,7 @@ def test_a_repeated_stage_goes_on_after_a_kill(small: Small, repeated: Path, tmp
         assert run(words, tmp_path / "output", fault).status == -signal.SIGKILL
     outcome = run(words, tmp_path / "output")
     assert outcome.status == 0, outcome.err
-    assert (tmp_path / "run/results.json").read_text() == (repeated / "results.json").read_text()
+    assert reached(tmp_path / "run") == reached(repeated)
     assert are_equal(weights(tmp_path / "run", "03-second"), weights(repeated, "03-second"))
 
 
@@ -258,8 +258,9 @@ def test_the_selected_epoch_is_remembered_when_a_fit_goes_on(small: Small, watch
     assert run(words, tmp_path / "output", "kill model-fit 35").status == -signal.SIGKILL
     outcome = run(words, tmp_path / "output")
     assert outcome.status == 0, outcome.err
-    for name in ("results.json", "stages/01-model/test_curve.csv"):
-        assert (tmp_path / "run" / name).read_text() == (watched / name).read_text()
+    assert reached(tmp_path / "run") == reached(watched)
+    curve = "stages/01-model/test_curve.csv"
+    assert (tmp_path / "run" / curve).read_text() == (watched / curve).read_text()
 
 
 def test_reuse_takes_over_a_finished_set(fit: list[str], reference: Path, tmp_path: Path) -> None:
@@ -467,7 +468,7 @@ def test_a_failed_last_stage_is_mended_in_the_same_folder(fit: list[str], refere
     assert_one_line(call("test", *words[1:]), "ckpt_path", "02-debiased")
     assert call(*words).status == 0
     assert contents(tmp_path / "run/stages/01-biased") == contents(reference / "stages/01-biased")
-    assert (tmp_path / "run/results.json").read_text() == (reference / "results.json").read_text()
+    assert reached(tmp_path / "run") == reached(reference)
 
 
 def test_the_strip_is_drawn_if_a_kill_came_before_it(fit: list[str], reference: Path, tmp_path: Path) -> None:
