@@ -46,8 +46,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -55,11 +54,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
 from callbacks.chain import Fit, Stage, unroll
+from callbacks.dashboard import Dashboard, log_costs
 from callbacks.emissions import Meter
-from callbacks.emissions_log import describe
+from callbacks.emissions_log import describe, read_records
 from callbacks.live_table import LiveTable
+from callbacks.loggers import finish, make_loggers
 from callbacks.provenance import record_attempt
-from callbacks.results import evaluate, table, write_results
+from callbacks.results import evaluate, read_rows, table, write_results
 from callbacks.run_folder import claim
 from callbacks.side_product import side_product
 from callbacks.stage import LastCheckpoint, load_trained
@@ -99,6 +100,7 @@ class DebiasCLI(LightningCLI):
         parser.add_subclass_arguments(LightningModule, "pretrain", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
         parser.add_class_arguments(Meter, "emissions", instantiate=False)
+        parser.add_class_arguments(Dashboard, "dashboard", instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
         """Leave flags alone: Lightning would let hyper-parameters of the checkpoint beat them."""
@@ -142,8 +144,7 @@ class DebiasCLI(LightningCLI):
         self.meter.check()
         self._check(fits)
         if not rehearsal and _rank() == 0:
-            text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
-            claim(self.run_dir, text, fits)
+            claim(self.run_dir, self._settings(), fits)
         if not rehearsal:
             self.meter.directory = self.run_dir
         todo = [fit for fit in fits if not fit.is_done]
@@ -157,6 +158,10 @@ class DebiasCLI(LightningCLI):
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
+
+    def _settings(self) -> str:
+        """The whole configuration as YAML."""
+        return str(self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True))
 
     def _name(self) -> str:
         """Name of the configuration: that of its first file."""
@@ -182,6 +187,7 @@ class DebiasCLI(LightningCLI):
         callbacks.append(LiveTable(fit.name))
         if stage.synthesize != "no":
             callbacks.append(self._synthesize(stage))
+        callbacks.append(self._dashboard(fit, fits))  # after the synthesis, which it shows
         if not rehearsal:
             folder = fit.last.parent
             callbacks.append(CurveWriter(fit.directory))
@@ -201,10 +207,8 @@ class DebiasCLI(LightningCLI):
         with self.meter.phase("test"):
             evaluate(trainer, module, self.datamodule, fit)
         trainer.strategy.barrier()  # every node has written its records
-        for logger in trainer.loggers:
-            logger.finalize("success")
-            if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
-                logger.experiment.finish()
+        log_costs(trainer, [record for record in read_records(self.run_dir) if record["stage"] == fit.name])
+        finish(trainer.loggers)
 
     def _helper(self, fit: Fit) -> LightningModule:
         """Make the module that an earlier stage has trained."""
@@ -243,6 +247,13 @@ class DebiasCLI(LightningCLI):
             callback.top_k = callback.images = 1
         return callback
 
+    def _dashboard(self, fit: Fit, fits: list[Fit]) -> Dashboard:
+        dashboard = Dashboard(**self.cfg.dashboard.as_dict())
+        dashboard.settings = self._settings()
+        dashboard.synthetic = None if fit.stage.synthesize == "no" else self.run_dir / "synthetic"
+        dashboard.earlier = read_rows("test", fits[: fits.index(fit)])
+        return dashboard
+
     def _trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
         """Make a Trainer whose every file is in ``directory``."""
         spec = self.cfg.trainer.clone()
@@ -259,36 +270,13 @@ class DebiasCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
-        logger = False if spec.fast_dev_run else self._loggers(loggers, name, directory)
+        logger = False if spec.fast_dev_run else make_loggers(loggers, self.run_dir, name, directory)
         trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
                 "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
             )
         return trainer
-
-    def _loggers(self, specs: Any, name: str, directory: Path) -> list[Logger] | bool:
-        """Make the loggers of a stage: CSV by default; W&B runs of one chain share a group."""
-        if specs is False:
-            return False
-        if specs in (None, True):
-            attempts = len(list(directory.glob("logs/attempt-*")))
-            return [CSVLogger(directory, name="logs", version=f"attempt-{attempts}")]
-        loggers = []
-        for spec in specs if isinstance(specs, list) else [specs]:
-            arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
-            arguments |= spec.get("dict_kwargs", {}) or {}
-            if spec.class_path.endswith("WandbLogger"):
-                run = self.run_dir.name
-                defaults = {"project": "diffubias", "group": run, "name": f"{run}-{name}", "id": f"{run}-{name}"}
-                if arguments.get("project") == "lightning_logs":  # Lightning's default, not the user's choice
-                    del arguments["project"]
-                if arguments.get("save_dir") == ".":
-                    del arguments["save_dir"]
-                arguments = {**defaults, "resume": "allow", "save_dir": str(directory), **arguments}
-                directory.mkdir(parents=True, exist_ok=True)
-            loggers.append(instantiate_class((), {"class_path": spec.class_path, "init_args": arguments}))
-        return loggers
 
     def _check(self, fits: list[Fit]) -> None:
         """Refuse what can only fail after hours."""

@@ -85,8 +85,7 @@ def write_results(
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in ("test", "best_validation", "groups"):
-        files = {fit.name: fit.directory / f"{name}.json" for fit in fits}
-        rows[name] = {own: read_json(file) for own, file in files.items() if file.is_file()}
+        rows[name] = read_rows(name, fits)
     rows["best_test"] = {fit.name: best for fit in fits if (best := best_on_test(fit.directory))}
     packages = {name: version(name) for name in ("lightning", "torch", "torchvision", "diffusers", "transformers")}
     selection = {name: how for name, how in SELECTION.items() if rows[name]}
@@ -96,6 +95,12 @@ def write_results(
         result["emissions"] = costs
     write_json(run_dir / RESULTS, {**result, "packages": packages})
     return rows["test"]
+
+
+def read_rows(name: str, fits: Sequence[Fit]) -> dict[str, Any]:
+    """Read what :func:`evaluate` has written under a name for some stages, by stage; those without are left out."""
+    files = {fit.name: fit.directory / f"{name}.json" for fit in fits}
+    return {own: read_json(file) for own, file in files.items() if file.is_file()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

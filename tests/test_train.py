@@ -2,18 +2,15 @@
 
 import contextlib
 import csv
-import importlib
 import json
 import logging
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,6 +20,7 @@ from PIL import Image
 from callbacks.test_curve import read_curve
 from tests.chain import ROOT, Outcome, Small, call, command, contents, reached, run
 from tests.stages import HANDED
+from tests.wandb_runs import records
 
 MINIATURE = ROOT / "configs/miniature.yaml"
 VANILLA = ROOT / "configs/miniature_vanilla.yaml"
@@ -538,19 +536,6 @@ def test_csv_logger(reference: Path) -> None:
         assert name in rows[0]
 
 
-def wandb_records(file: Path) -> Iterator[Any]:
-    """Read the records of an offline run (LevelDB's log format, W&B's messages)."""
-    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    content, place = file.read_bytes(), 7
-    while place + 7 <= len(content):
-        _, length, kind = struct.unpack_from("<IHB", content, place)
-        if kind == 1:  # a whole record, not one that is split over blocks
-            record = messages.Record()
-            record.ParseFromString(content[place + 7 : place + 7 + length])
-            yield record
-        place += 7 + length
-
-
 def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     here = set(ROOT.iterdir())
@@ -561,7 +546,7 @@ def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
     assert set(ROOT.iterdir()) == here
     runs = {}
     for file in run_dir.rglob("*.wandb"):
-        found = next(record.run for record in wandb_records(file) if record.WhichOneof("record_type") == "run")
+        found = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
         runs[found.run_id] = (found.run_group, found.project, file.relative_to(run_dir).parts[1])
     assert runs == {
         "my-run-biased": ("my-run", "diffubias", "01-biased"),
