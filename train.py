@@ -46,8 +46,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
-from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
@@ -55,8 +54,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
 from callbacks.chain import Fit, Stage, unroll
-from callbacks.results import evaluate, table, write_results
+from callbacks.dashboard import Dashboard, log_costs
+from callbacks.emissions import Meter
+from callbacks.emissions_log import describe, read_records
+from callbacks.live_table import LiveTable
+from callbacks.loggers import finish, make_loggers
+from callbacks.provenance import record_attempt
+from callbacks.results import evaluate, read_rows, table, write_results
 from callbacks.run_folder import claim
+from callbacks.side_product import side_product
 from callbacks.stage import LastCheckpoint, load_trained
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
@@ -93,6 +99,8 @@ class DebiasCLI(LightningCLI):
         parser.add_subclass_arguments(LightningModule, "diffusion", required=False)
         parser.add_subclass_arguments(LightningModule, "pretrain", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
+        parser.add_class_arguments(Meter, "emissions", instantiate=False)
+        parser.add_class_arguments(Dashboard, "dashboard", instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
         """Leave flags alone: Lightning would let hyper-parameters of the checkpoint beat them."""
@@ -132,26 +140,35 @@ class DebiasCLI(LightningCLI):
         if rehearsal:
             self._rehearse()
         fits = self._chain()
+        self.meter = Meter(**self.cfg.emissions.as_dict())
+        self.meter.check()
         self._check(fits)
         if not rehearsal and _rank() == 0:
-            text = self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True)
-            claim(self.run_dir, text, fits)
-        for fit in fits:
-            if not fit.is_done:
-                self._fit_stage(fit, fits)
+            claim(self.run_dir, self._settings(), fits)
+        if not rehearsal:
+            self.meter.directory = self.run_dir
+        todo = [fit for fit in fits if not fit.is_done]
+        for fit in todo:
+            self._fit_stage(fit, fits, is_first=fit is todo[0])
         if not rehearsal and _rank() == 0:
-            rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything))
-            print(f"\n{table(rows)}\nrun folder: {self.run_dir}" if rows else f"\nrun folder: {self.run_dir}")
+            costs = self.meter.total()
+            rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
+            lines = [*([table(rows)] if rows else []), *([describe(costs)] if costs else [])]
+            print("", *lines, f"run folder: {self.run_dir}", sep="\n")
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
+
+    def _settings(self) -> str:
+        """The whole configuration as YAML."""
+        return str(self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True))
 
     def _name(self) -> str:
         """Name of the configuration: that of its first file."""
         return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
 
-    def _fit_stage(self, fit: Fit, fits: list[Fit]) -> None:
-        """Fit and test one stage; everything a later attempt needs is in its folder."""
+    def _fit_stage(self, fit: Fit, fits: list[Fit], is_first: bool) -> None:
+        """Fit and test one stage, the first of this attempt or a later one; its folder holds all that another needs."""
         stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
         helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
         seed = fit.seed(int(self.cfg.seed_everything))
@@ -167,8 +184,10 @@ class DebiasCLI(LightningCLI):
         init = None if first is None else first.best if stage.init_epoch == "best" else first.last
         # a rehearsal leaves no checkpoint, and finds none
         callbacks: list[Callback] = [StageCallback(fit.directory, seed, None if rehearsal else init)]
+        callbacks.append(LiveTable(fit.name))
         if stage.synthesize != "no":
             callbacks.append(self._synthesize(stage))
+        callbacks.append(self._dashboard(fit, fits))  # after the synthesis, which it shows
         if not rehearsal:
             folder = fit.last.parent
             callbacks.append(CurveWriter(fit.directory))
@@ -178,13 +197,18 @@ class DebiasCLI(LightningCLI):
             callbacks.append(LastCheckpoint(folder, stage.save_every))
         trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
+        if is_first and not rehearsal and trainer.is_global_zero:
+            with side_product("the record of this attempt is"):
+                record_attempt(self.run_dir, sys.argv, trainer, int(self.cfg.seed_everything))
         ckpt_path = fit.last if fit.last.exists() else None
-        trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
-        evaluate(trainer, module, self.datamodule, fit)
-        for logger in trainer.loggers:
-            logger.finalize("success")
-            if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
-                logger.experiment.finish()
+        self.meter.watch(fit.name, trainer)
+        with self.meter.phase("fit", fit.directory / "fit_done"):
+            trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
+        with self.meter.phase("test"):
+            evaluate(trainer, module, self.datamodule, fit)
+        trainer.strategy.barrier()  # every node has written its records
+        log_costs(trainer, [record for record in read_records(self.run_dir) if record["stage"] == fit.name])
+        finish(trainer.loggers)
 
     def _helper(self, fit: Fit) -> LightningModule:
         """Make the module that an earlier stage has trained."""
@@ -216,11 +240,19 @@ class DebiasCLI(LightningCLI):
         callback.directory = self.run_dir / "synthetic"
         callback.when = "start" if stage.synthesize == "start" else "end"
         callback.draw = stage.synthesize != "captions"
+        callback.meter = self.meter
         if callback.seed is None:
             callback.seed = int(self.cfg.seed_everything)
         if self.cfg.trainer.fast_dev_run:
             callback.top_k = callback.images = 1
         return callback
+
+    def _dashboard(self, fit: Fit, fits: list[Fit]) -> Dashboard:
+        dashboard = Dashboard(**self.cfg.dashboard.as_dict())
+        dashboard.settings = self._settings()
+        dashboard.synthetic = None if fit.stage.synthesize == "no" else self.run_dir / "synthetic"
+        dashboard.earlier = read_rows("test", fits[: fits.index(fit)])
+        return dashboard
 
     def _trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
         """Make a Trainer whose every file is in ``directory``."""
@@ -238,36 +270,13 @@ class DebiasCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
-        logger = False if spec.fast_dev_run else self._loggers(loggers, name, directory)
+        logger = False if spec.fast_dev_run else make_loggers(loggers, self.run_dir, name, directory)
         trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
                 "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
             )
         return trainer
-
-    def _loggers(self, specs: Any, name: str, directory: Path) -> list[Logger] | bool:
-        """Make the loggers of a stage: CSV by default; W&B runs of one chain share a group."""
-        if specs is False:
-            return False
-        if specs in (None, True):
-            attempts = len(list(directory.glob("logs/attempt-*")))
-            return [CSVLogger(directory, name="logs", version=f"attempt-{attempts}")]
-        loggers = []
-        for spec in specs if isinstance(specs, list) else [specs]:
-            arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
-            arguments |= spec.get("dict_kwargs", {}) or {}
-            if spec.class_path.endswith("WandbLogger"):
-                run = self.run_dir.name
-                defaults = {"project": "diffubias", "group": run, "name": f"{run}-{name}", "id": f"{run}-{name}"}
-                if arguments.get("project") == "lightning_logs":  # Lightning's default, not the user's choice
-                    del arguments["project"]
-                if arguments.get("save_dir") == ".":
-                    del arguments["save_dir"]
-                arguments = {**defaults, "resume": "allow", "save_dir": str(directory), **arguments}
-                directory.mkdir(parents=True, exist_ok=True)
-            loggers.append(instantiate_class((), {"class_path": spec.class_path, "init_args": arguments}))
-        return loggers
 
     def _check(self, fits: list[Fit]) -> None:
         """Refuse what can only fail after hours."""

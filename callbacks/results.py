@@ -68,7 +68,9 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
         write_bytes(fit.directory / "done", b"")
 
 
-def write_results(run_dir: Path, fits: Sequence[Fit], config: str, seed: int) -> dict[str, dict[str, float]]:
+def write_results(
+    run_dir: Path, fits: Sequence[Fit], config: str, seed: int, costs: dict[str, float | None] | None = None
+) -> dict[str, dict[str, float]]:
     """Gather what the stages have reached in ``results.json``.
 
     Args:
@@ -76,21 +78,29 @@ def write_results(run_dir: Path, fits: Sequence[Fit], config: str, seed: int) ->
         fits: The chain, done to its end.
         config: Name of the configuration.
         seed: Seed of the run.
+        costs: Energy, emissions and time of the run, where they were measured.
 
     Returns:
         The test metrics of the last epochs, in 0..1, by fit.
     """
     rows: dict[str, dict[str, Any]] = {}
     for name in ("test", "best_validation", "groups"):
-        files = {fit.name: fit.directory / f"{name}.json" for fit in fits}
-        rows[name] = {own: read_json(file) for own, file in files.items() if file.is_file()}
+        rows[name] = read_rows(name, fits)
     rows["best_test"] = {fit.name: best for fit in fits if (best := best_on_test(fit.directory))}
     packages = {name: version(name) for name in ("lightning", "torch", "torchvision", "diffusers", "transformers")}
     selection = {name: how for name, how in SELECTION.items() if rows[name]}
     order = (*selection, "groups")
     result = {"config": config, "seed": seed, "selection": selection, **{name: rows[name] for name in order}}
+    if costs is not None:
+        result["emissions"] = costs
     write_json(run_dir / RESULTS, {**result, "packages": packages})
     return rows["test"]
+
+
+def read_rows(name: str, fits: Sequence[Fit]) -> dict[str, Any]:
+    """Read what :func:`evaluate` has written under a name for some stages, by stage; those without are left out."""
+    files = {fit.name: fit.directory / f"{name}.json" for fit in fits}
+    return {own: read_json(file) for own, file in files.items() if file.is_file()}
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:

@@ -10,6 +10,7 @@ import lightning as L  # noqa: N812 - the name Lightning's own documentation use
 import torch
 from jsonargparse.typing import lazy_instance
 
+from callbacks.emissions import Meter
 from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.captioning import write_captions
@@ -18,7 +19,7 @@ from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import MODEL, DiffusersGenerator, Generator
-from callbacks.synthesis.manifest import FILTER, MANIFEST, PLAN, is_finished
+from callbacks.synthesis.manifest import CAPTIONS, FILTER, MANIFEST, PLAN, SELECTION, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
 from callbacks.synthesis.part import check_fingerprint, digest, plain
@@ -61,6 +62,7 @@ class SynthesizeCallback(L.Callback):
         directory: The synthetic folder, set by the chain; ``synthetic`` below the Trainer's root otherwise.
         when: Hook to work in, set by the chain.
         draw: Whether to draw, or to stop with the captions; set by the chain.
+        meter: Measures what mining, captioning and generation cost; set by the chain.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class SynthesizeCallback(L.Callback):
         self.directory: Path | None = None
         self.when: Literal["start", "end"] = "end"
         self.draw = True
+        self.meter = Meter(enabled=False)
         self._progress = Progress()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -128,10 +131,12 @@ class SynthesizeCallback(L.Callback):
         if self.prompts is not None:
             planned = self._plan_prompts(data)
         else:
-            items = self._mine(directory, trainer, pl_module, data)
+            with self.meter.phase("mining", directory / SELECTION):
+                items = self._mine(directory, trainer, pl_module, data)
             if self.generator is None:
                 return
-            prompts = self._describe(directory, trainer, data, items)
+            with self.meter.phase("captioning", directory / CAPTIONS):
+                prompts = self._describe(directory, trainer, data, items)
             if not self.draw:
                 return
             planned = self._plan_captions(data, items, prompts)
@@ -139,7 +144,8 @@ class SynthesizeCallback(L.Callback):
             raise ConfigError("synthesize.generator is null, but synthesize.prompts ask for images: give a generator")
         self.generator.learn_from(pl_module, data, Path(trainer.default_root_dir) / MODEL)
         self._make_room(trainer, pl_module)
-        self._draw(directory, trainer, data, planned, self.generator)
+        with self.meter.phase("generation", directory / MANIFEST):
+            self._draw(directory, trainer, data, planned, self.generator)
         self._draw_strip(directory, data)
 
     def check(self, data: MiningData, module: L.LightningModule | None = None, mined: bool = False) -> None:

@@ -32,6 +32,8 @@ class Classifier(StagedModule):
 
     Attributes:
         network_kind: what ``network`` is; a stage can start from the weights of the same kind only.
+        train_means: mean loss and accuracy [2] of the training in the epoch up to the last validation, over all
+            processes; None before.
     """
 
     network_kind: ClassVar[str] = "network"
@@ -77,6 +79,7 @@ class Classifier(StagedModule):
         self._loss_sum: Tensor | None = None
         self._correct_sum: Tensor | None = None
         self._train_count = 0
+        self.train_means: Tensor | None = None
 
     # Building
 
@@ -262,7 +265,7 @@ class Classifier(StagedModule):
         self.val_metrics.reset()
         self.test_metrics.reset()
         if not self.trainer.sanity_checking:
-            self._train_means()
+            self.train_means = self._train_means()
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the validation set; a sanity check sees too little of it."""

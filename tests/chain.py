@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import io
+import json
 import os
 import signal
 import subprocess
@@ -253,6 +254,13 @@ def files(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Time of change and content of every file below a folder."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+
+def reached(run_dir: Path) -> dict[str, Any]:
+    """What a run has reached, without what it has cost, in which equal runs differ."""
+    found: dict[str, Any] = json.loads((run_dir / "results.json").read_text())
+    assert found.pop("emissions")["minutes"] > 0
+    return found
 
 
 def contents(folder: Path) -> dict[str, bytes]:

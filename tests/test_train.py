@@ -2,18 +2,15 @@
 
 import contextlib
 import csv
-import importlib
 import json
 import logging
 import re
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,8 +18,9 @@ import yaml
 from PIL import Image
 
 from callbacks.test_curve import read_curve
-from tests.chain import ROOT, Outcome, Small, call, command, contents, run
+from tests.chain import ROOT, Outcome, Small, call, command, contents, reached, run
 from tests.stages import HANDED
+from tests.wandb_runs import records
 
 MINIATURE = ROOT / "configs/miniature.yaml"
 VANILLA = ROOT / "configs/miniature_vanilla.yaml"
@@ -169,7 +167,7 @@ def test_a_repeated_stage_goes_on_after_a_kill(small: Small, repeated: Path, tmp
         assert run(words, tmp_path / "output", fault).status == -signal.SIGKILL
     outcome = run(words, tmp_path / "output")
     assert outcome.status == 0, outcome.err
-    assert (tmp_path / "run/results.json").read_text() == (repeated / "results.json").read_text()
+    assert reached(tmp_path / "run") == reached(repeated)
     assert are_equal(weights(tmp_path / "run", "03-second"), weights(repeated, "03-second"))
 
 
@@ -258,8 +256,9 @@ def test_the_selected_epoch_is_remembered_when_a_fit_goes_on(small: Small, watch
     assert run(words, tmp_path / "output", "kill model-fit 35").status == -signal.SIGKILL
     outcome = run(words, tmp_path / "output")
     assert outcome.status == 0, outcome.err
-    for name in ("results.json", "stages/01-model/test_curve.csv"):
-        assert (tmp_path / "run" / name).read_text() == (watched / name).read_text()
+    assert reached(tmp_path / "run") == reached(watched)
+    curve = "stages/01-model/test_curve.csv"
+    assert (tmp_path / "run" / curve).read_text() == (watched / curve).read_text()
 
 
 def test_reuse_takes_over_a_finished_set(fit: list[str], reference: Path, tmp_path: Path) -> None:
@@ -467,7 +466,7 @@ def test_a_failed_last_stage_is_mended_in_the_same_folder(fit: list[str], refere
     assert_one_line(call("test", *words[1:]), "ckpt_path", "02-debiased")
     assert call(*words).status == 0
     assert contents(tmp_path / "run/stages/01-biased") == contents(reference / "stages/01-biased")
-    assert (tmp_path / "run/results.json").read_text() == (reference / "results.json").read_text()
+    assert reached(tmp_path / "run") == reached(reference)
 
 
 def test_the_strip_is_drawn_if_a_kill_came_before_it(fit: list[str], reference: Path, tmp_path: Path) -> None:
@@ -537,19 +536,6 @@ def test_csv_logger(reference: Path) -> None:
         assert name in rows[0]
 
 
-def wandb_records(file: Path) -> Iterator[Any]:
-    """Read the records of an offline run (LevelDB's log format, W&B's messages)."""
-    messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")
-    content, place = file.read_bytes(), 7
-    while place + 7 <= len(content):
-        _, length, kind = struct.unpack_from("<IHB", content, place)
-        if kind == 1:  # a whole record, not one that is split over blocks
-            record = messages.Record()
-            record.ParseFromString(content[place + 7 : place + 7 + length])
-            yield record
-        place += 7 + length
-
-
 def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     here = set(ROOT.iterdir())
@@ -560,7 +546,7 @@ def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
     assert set(ROOT.iterdir()) == here
     runs = {}
     for file in run_dir.rglob("*.wandb"):
-        found = next(record.run for record in wandb_records(file) if record.WhichOneof("record_type") == "run")
+        found = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
         runs[found.run_id] = (found.run_group, found.project, file.relative_to(run_dir).parts[1])
     assert runs == {
         "my-run-biased": ("my-run", "diffubias", "01-biased"),

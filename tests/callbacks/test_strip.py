@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from callbacks.strip import CAPTION, CELL, DRAWN, GAP, draw_strip
+from callbacks.strip import CAPTION, CELL, GAP, draw_strip
+from callbacks.synthesis_table import DRAWN
 from tests.callbacks.toy import ToyData
 
 RED, HEAD = (200, 10, 10), 28
@@ -20,7 +21,9 @@ def finished(folder: Path, images_a_source: int = 7, side: int = 32) -> Path:
         name = f"images/{number:06d}.png"
         Image.new("RGB", (side, side), RED).save(folder / name)
         source = number % 4
-        records.append({"file_name": name, "source_index": source, "caption": f"caption {number // 4} " * 12})
+        records.append(
+            {"file_name": name, "label": source % 2, "source_index": source, "caption": f"caption {number // 4} " * 12}
+        )
     (folder / "metadata.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 

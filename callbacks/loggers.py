@@ -1,0 +1,79 @@
+"""The loggers of a stage: everything they write is in its folder, unless the user names another."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import instantiate_class
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+# What Lightning's own arguments default to: not the user's choice.
+DEFAULTS = {"project": "lightning_logs", "name": "lightning_logs", "save_dir": "."}
+
+
+class TensorBoard(TensorBoardLogger):
+    """TensorBoard with one folder of events a stage, which all attempts share: ``tensorboard --logdir RUN_DIR/stages``.
+
+    Args:
+        save_dir: Where to; the default is the folder of the stage.
+        name: Folder below it.
+        version: Folder below that.
+        **kwargs: For ``torch.utils.tensorboard.SummaryWriter``.
+    """
+
+    def __init__(
+        self, save_dir: str = ".", name: str = "lightning_logs", version: str | None = None, **kwargs: Any
+    ) -> None:
+        # the hyper-parameters are shown with the metrics of the test, which are known in the end
+        super().__init__(save_dir, name, version, default_hp_metric=False, **kwargs)
+
+
+def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[Logger] | Literal[False]:
+    """Make the loggers of a stage; CSV is the default.
+
+    Args:
+        specs: What the configuration has: False, None or True for the default, a logger's class and arguments, or a
+            list of such.
+        run_dir: The run folder; its name is the group of the chain's W&B runs.
+        name: Name of the stage.
+        directory: Its folder.
+
+    Returns:
+        The loggers, False for none.
+    """
+    if specs is False:
+        return False
+    if specs in (None, True):
+        attempts = len(list(directory.glob("logs/attempt-*")))
+        return [CSVLogger(directory, name="logs", version=f"attempt-{attempts}")]
+    return [_make(spec, run_dir, name, directory) for spec in (specs if isinstance(specs, list) else [specs])]
+
+
+def finish(loggers: Sequence[Logger]) -> None:
+    """End the logs of a stage."""
+    for logger in loggers:
+        logger.finalize("success")
+        if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
+            logger.experiment.finish()
+
+
+def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path) -> Logger:
+    arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
+    arguments |= spec.get("dict_kwargs", {}) or {}
+    arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
+    run = run_dir.name
+    kind = spec.class_path.rpartition(".")[2]
+    if kind == "WandbLogger":
+        name = f"{run}-{stage}"
+        ours = {"project": "diffubias", "group": run, "name": name, "id": name, "resume": "allow"}
+        arguments = {**ours, "save_dir": str(directory), **arguments}
+        directory.mkdir(parents=True, exist_ok=True)
+        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way
+            os.environ.setdefault(variable, str(run_dir.resolve() / "wandb"))
+    elif kind in ("TensorBoard", "TensorBoardLogger"):
+        own = {"name": "", "version": "tensorboard"} if "save_dir" not in arguments else {"name": run, "version": stage}
+        arguments = {"save_dir": str(directory), **own, **arguments}
+    logger: Logger = instantiate_class((), {"class_path": spec.class_path, "init_args": arguments})
+    return logger

@@ -1,0 +1,128 @@
+"""A synthesis as a table: what was mined, what was written about it, what was drawn, and what was turned down."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from callbacks.synthesis.drawing import KEEP
+from callbacks.synthesis.files import read_json
+from callbacks.synthesis.manifest import CAPTIONS, FILTER, MANIFEST, REJECTED, SELECTION
+
+DRAWN = 5
+
+
+@dataclass
+class Drawn:
+    """What was drawn from one image, or for one group.
+
+    Attributes:
+        files: The first images that came through the gate.
+        prompts: The first different texts that they were drawn from.
+        verdicts: How often the gate gave each verdict.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        title: Class of the mined image, or class and bias attribute that prompts name.
+        source: Position of the mined image in the training set, None where nothing was mined.
+        loss: Its loss under the biased model, in nats.
+        captions: The texts that were kept.
+        dropped: The texts that the filter dropped.
+        drawn: What was drawn from it.
+    """
+
+    title: str
+    source: int | None
+    loss: float | None
+    captions: list[str]
+    dropped: list[str]
+    drawn: Drawn
+
+
+def read_table(
+    directory: Path, class_names: Sequence[str], bias_names: Sequence[str], count: int | None = None
+) -> list[Row]:
+    """Read the rows of a synthesis, whatever of it there is.
+
+    Args:
+        directory: The synthetic folder.
+        class_names: Names of the classes, by label.
+        bias_names: Names of the bias attributes, () where they are not known.
+        count: How many rows at most; the classes have their turn, the highest loss first.
+    """
+    drawn: dict[tuple[int, int, int], Drawn] = defaultdict(Drawn)
+    for record in _records(directory):
+        # a set that was made elsewhere may tell no more than file and class
+        own = drawn[record.get("source_index", -1), record["label"], record.get("bias", -1)]
+        own.verdicts[record.get("verdict", KEEP)] += 1
+        if record.get("verdict", KEEP) != KEEP:
+            continue
+        if len(own.files) < DRAWN:
+            own.files.append(directory / record["file_name"])
+        prompt = record.get("caption", "")
+        if prompt and prompt not in own.prompts and len(own.prompts) < DRAWN:
+            own.prompts.append(prompt)
+    if not (directory / SELECTION).is_file():
+        return [_group_row(key, drawn[key], class_names, bias_names) for key in sorted(drawn)[:count]]
+    texts = _read_captions(directory)
+    rows = []
+    for item in _by_turns(read_json(directory / SELECTION)["items"])[:count]:
+        kept, dropped = texts.get(item["index"], ([], []))
+        found = drawn.get((item["index"], item["label"], -1), Drawn())
+        rows.append(Row(class_names[item["label"]], item["index"], item["loss"], kept, dropped, found))
+    return rows
+
+
+def count_verdicts(directory: Path) -> dict[str, int]:
+    """Count how often the gate gave each verdict, the most frequent first."""
+    return dict(Counter(str(record.get("verdict", KEEP)) for record in _records(directory)).most_common())
+
+
+def _group_row(key: tuple[int, int, int], drawn: Drawn, class_names: Sequence[str], bias_names: Sequence[str]) -> Row:
+    _, label, bias = key
+    title = class_names[label] + (f", {bias_names[bias]}" if bias >= 0 else "")
+    return Row(title, None, None, drawn.prompts, [], drawn)
+
+
+def _records(directory: Path) -> Iterator[dict[str, Any]]:
+    """The records of what was kept, then of what was turned down."""
+    for name in (MANIFEST, REJECTED):
+        if (directory / name).is_file():
+            with (directory / name).open(encoding="utf-8") as lines:
+                yield from map(json.loads, lines)
+
+
+def _read_captions(directory: Path) -> dict[int, tuple[list[str], list[str]]]:
+    """The captions of every mined image: those that were kept, and those that were dropped."""
+    if not (directory / CAPTIONS).is_file():
+        return {}
+    items = read_json(directory / CAPTIONS)["items"]
+    count = sum(len(item["captions"]) for item in items)
+    kept = iter(read_json(directory / FILTER)["kept"] if (directory / FILTER).is_file() else [True] * count)
+    texts: dict[int, tuple[list[str], list[str]]] = {}
+    for item in items:
+        own: tuple[list[str], list[str]] = ([], [])
+        for caption in item["captions"]:
+            own[0 if next(kept) else 1].append(caption)
+        texts[item["index"]] = own
+    return texts
+
+
+def _by_turns(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Order mined images: the classes in turn, the highest loss first."""
+    turns: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for item in sorted(items, key=lambda item: -item["loss"]):
+        turns[item["label"]].append(item)
+    order = sorted((turn, label) for label, own in turns.items() for turn in range(len(own)))
+    return [turns[label][turn] for turn, label in order]
