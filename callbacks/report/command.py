@@ -11,6 +11,7 @@ from callbacks.report.opened import OpenedRun
 from callbacks.report.page import Comparison, Section, compare_runs, show_run, write_report
 from callbacks.report.reading import read_run
 from callbacks.report.settings import FILE, Projection, Report
+from callbacks.run_folder import CONFIG
 from callbacks.synthesis.manifest import CONTRAST
 from callbacks.table import Group, OneLineArguments, Run, find_runs, group_runs
 from lightning_modules.errors import ConfigError
@@ -92,10 +93,12 @@ def _parser() -> OneLineArguments:
 
 
 def _find(folders: Sequence[Path]) -> tuple[list[Run], list[Path]]:
-    """Every finished and every other run in some folders; a folder that is a run keeps the path that was typed."""
+    """Finished runs to be compared, and other runs in some folders; a folder that is a run keeps its path as typed."""
     for folder in folders:
         if not folder.exists():
             raise ConfigError(f"RUN_DIR: there is no folder {folder}; give the run folder of a fit")
+    if len(folders) == 1 and (folders[0] / CONFIG).is_file():  # such as one without a classifier, which no table holds
+        return [], list(folders)
     try:
         runs, unfinished = find_runs(folders)
     except ValueError as error:

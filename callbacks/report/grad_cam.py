@@ -24,23 +24,27 @@ def find_layer(network: nn.Module, image: Tensor) -> nn.Module:
     """
     if any(isinstance(part, nn.MultiheadAttention) or "Attention" in type(part).__name__ for part in network.modules()):
         raise NothingToShowError("Grad-CAM asks for a map of convolutions at the end; this network is a transformer.")
-    found: list[nn.Module] = []
+    found: list[tuple[nn.Module, Tensor]] = []
 
     def keep(part: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            found.append(part)
+            found.append((part, output))
 
     parts = [part for part in network.modules() if any(isinstance(own, nn.Conv2d) for own in part.modules())]
     handles = [part.register_forward_hook(keep) for part in parts if part is not network]
     try:
-        with torch.no_grad():
-            network(image)
+        with torch.enable_grad():  # of an image, as the weights may be frozen
+            scores = network(image.detach().clone().requires_grad_())
+            # DisEnt, for one, has a second network whose maps the scores do not learn from
+            maps = [output for _, output in found]
+            gradients = torch.autograd.grad(scores.sum(), maps, allow_unused=True) if maps else ()
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
+    used = [part for (part, _), gradient in zip(found, gradients, strict=True) if gradient is not None]
+    if not used:
         raise NothingToShowError("Grad-CAM asks for layers that keep the places of an image; this network has none.")
-    return found[-1]
+    return used[-1]
 
 
 def grad_cam(network: nn.Module, images: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

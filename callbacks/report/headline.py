@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
-from callbacks.report.reading import RunRecord, StageResult
+from callbacks.report.reading import RunRecord, StageResult, need_classifiers
 from callbacks.table import METRICS, Group, cell
 
 TITLES = {
@@ -92,11 +91,9 @@ def headline(record: RunRecord, aligned_bias: Sequence[int] | None) -> Headline:
         aligned_bias: The bias attribute that goes with each class, where the data are at hand.
 
     Raises:
-        NothingToShowError: No classifier of the chain was tested yet.
+        NothingToShowError: No classifier of the chain was tested.
     """
-    if not record.stages:
-        raise NothingToShowError("No classifier of this chain has been tested yet: run fit to its end.")
-    shown = [record.stages[0], record.stages[-1]] if len(record.stages) > 1 else record.stages
+    shown = need_classifiers(record)
     first, last = shown[0], shown[-1]
     tiles = [
         Tile(title, first.metrics.get(name) if first is not last else None, last.metrics[name])

@@ -13,7 +13,7 @@ from callbacks.report.grad_cam import grad_cam, overlay
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.opened import OpenedRun
 from callbacks.report.pictures import thumbnail
-from callbacks.report.reading import RunRecord
+from callbacks.report.reading import RunRecord, need_classifiers
 
 SHOWN = 12  # images; every class has its turn
 
@@ -78,9 +78,7 @@ def looking(record: RunRecord, opened: OpenedRun | None) -> Looking:
     """
     if opened is None:
         raise NothingToShowError("The data are not at hand.")
-    if not record.stages:
-        raise NothingToShowError("No classifier of this chain has been tested yet.")
-    stages = list(dict.fromkeys((record.stages[0].name, record.stages[-1].name)))
+    stages = [stage.name for stage in need_classifiers(record)]
     rows, conflicting = _choose(opened)
     batches = list(opened.data.chosen_dataloader("test", rows))
     images = torch.cat([batch["image"] for batch in batches])

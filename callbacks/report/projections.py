@@ -10,7 +10,7 @@ from callbacks.report.features import TITLES, Described, describe, project
 from callbacks.report.galleries import bias_names
 from callbacks.report.missing import Missing, NothingToShowError, attempt
 from callbacks.report.opened import OpenedRun
-from callbacks.report.reading import RunRecord
+from callbacks.report.reading import RunRecord, need_classifiers
 from callbacks.report.settings import Projection, Report
 
 
@@ -56,15 +56,13 @@ def projections(record: RunRecord, opened: OpenedRun | None, settings: Report) -
     """
     if opened is None:
         raise NothingToShowError("The data are not at hand.")
-    if not record.stages:
-        raise NothingToShowError("No classifier of this chain has been tested yet.")
+    stages = [stage.name for stage in need_classifiers(record)]
     synthetic = len(record.synthesis.drawn) if record.synthesis else 0
     real = len(opened.data.split_labels("test")[0])
     random = np.random.default_rng(3)
     share = settings.points - settings.points // 3 if synthetic else settings.points
     rows = sorted(random.permutation(real)[:share].tolist())
     drawn = sorted(random.permutation(synthetic)[: settings.points // 3].tolist())
-    stages = list(dict.fromkeys((record.stages[0].name, record.stages[-1].name)))
     described = {stage: _describe(stage, rows, drawn, opened) for stage in stages}
     methods = [
         (TITLES[how], [Projected(stage, _charts(own, how, stage, record, opened)) for stage, own in described.items()])

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from callbacks.report.missing import NothingToShowError
 from callbacks.results import RESULTS
 from callbacks.run_folder import CONFIG
 from callbacks.synthesis.files import read_json
@@ -108,6 +109,19 @@ class RunRecord:
     provenance: list[Json]
 
 
+def need_classifiers(record: RunRecord) -> list[StageResult]:
+    """Return the first and the last classifier of a chain, or its only one.
+
+    Raises:
+        NothingToShowError: None was tested.
+    """
+    if record.stages:
+        return [record.stages[0], record.stages[-1]][: len(record.stages)]
+    if record.finished:
+        raise NothingToShowError("This chain has no classifier.")
+    raise NothingToShowError("No classifier of this chain has been tested yet: run fit to its end.")
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder.
 
@@ -141,7 +155,7 @@ def read_run(folder: Path) -> RunRecord:
 
 def _stages_of(results: Json) -> list[StageResult]:
     groups = results.get("groups", {})
-    return [StageResult(name, metrics, groups.get(name, [])) for name, metrics in results["test"].items()]
+    return [StageResult(name, metrics, groups.get(name, [])) for name, metrics in results.get("test", {}).items()]
 
 
 def _stages_so_far(folder: Path) -> list[StageResult]:

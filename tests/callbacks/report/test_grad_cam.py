@@ -43,6 +43,7 @@ def test_nothing_that_speaks_for_the_class_is_0_throughout() -> None:
 
 
 def test_the_last_block_of_residual_networks() -> None:
+    torch.manual_seed(0)
     image = torch.zeros(1, 3, 32, 32)
     resnet = torchvision.models.resnet18(num_classes=4).eval()
     assert find_layer(resnet, torch.zeros(1, 3, 64, 64)) is resnet.layer4
@@ -52,6 +53,25 @@ def test_the_last_block_of_residual_networks() -> None:
     assert maps.shape == (3, 32, 32)
     assert maps.min() >= 0
     assert maps.max() == 1
+
+
+class WithHelper(nn.Module):
+    """A second network takes part in the scores, but nothing is learnt through it, as in DisEnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.helper = SmallResNet(4), SmallResNet(4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scores: Tensor = self.network(image) + self.helper(image).detach()
+        return scores
+
+
+def test_a_part_that_nothing_is_learnt_through_is_passed_over() -> None:
+    torch.manual_seed(0)
+    module = WithHelper().eval().requires_grad_(False)
+    assert find_layer(module, torch.zeros(1, 3, 32, 32)) is module.network.blocks
+    assert grad_cam(module, torch.rand(1, 3, 32, 32))[0].max() == 1
 
 
 @pytest.mark.parametrize(
