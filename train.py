@@ -3,6 +3,7 @@
 usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [--KEY VALUE ...]
        python train.py sweep --config configs/NAME.yaml ... --seeds 1 2 3 [--vary KEY VALUE ...] [--KEY VALUE ...]
        python train.py table runs/* [--csv FILE]
+       python train.py report RUN_DIR ... [--out FILE] [--explain N] [--KEY VALUE ...]
 
   fit        run the whole chain of the configuration; the same command goes on where it was stopped
   validate   validation metrics of a trained model
@@ -10,6 +11,7 @@ usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [-
   predict    predictions of a trained model, written as CSV into the run folder
   sweep      fit over configurations, settings and seeds, several at once; ends with the table
   table      mean and standard deviation over seeds of what finished runs have reached
+  report     one HTML page of a run, or of several side by side
 
   python train.py fit --config configs/miniature.yaml          the embedded default, offline, minutes
   python train.py fit --config configs/bar.yaml --data.root DIR --synthesize.top_k 50
@@ -18,6 +20,7 @@ usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [-
 """
 
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn, cast
 
@@ -60,6 +63,9 @@ from callbacks.emissions_log import describe, read_records
 from callbacks.live_table import LiveTable
 from callbacks.loggers import finish, make_loggers
 from callbacks.provenance import record_attempt
+from callbacks.report.opened import OpenedRun
+from callbacks.report.settings import FILE as REPORT
+from callbacks.report.settings import Report
 from callbacks.results import evaluate, read_rows, table, write_results
 from callbacks.run_folder import claim
 from callbacks.side_product import side_product
@@ -101,6 +107,7 @@ class DebiasCLI(LightningCLI):
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
         parser.add_class_arguments(Meter, "emissions", instantiate=False)
         parser.add_class_arguments(Dashboard, "dashboard", instantiate=False)
+        parser.add_class_arguments(Report, "report", instantiate=False)
 
     def _parse_ckpt_path(self) -> None:
         """Leave flags alone: Lightning would let hyper-parameters of the checkpoint beat them."""
@@ -110,6 +117,7 @@ class DebiasCLI(LightningCLI):
         self.cfg: Namespace = self.config[self.subcommand]
         self.run_dir = Path(self.cfg.run_dir or Path("runs") / self._name())
         self.config_init = self.config
+        self.meter = Meter(**self.cfg.emissions.as_dict())
         self.datamodule = self._build("data")
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
         if self.subcommand == "fit":
@@ -140,7 +148,6 @@ class DebiasCLI(LightningCLI):
         if rehearsal:
             self._rehearse()
         fits = self._chain()
-        self.meter = Meter(**self.cfg.emissions.as_dict())
         self.meter.check()
         self._check(fits)
         if not rehearsal and _rank() == 0:
@@ -155,6 +162,31 @@ class DebiasCLI(LightningCLI):
             rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
             lines = [*([table(rows)] if rows else []), *([describe(costs)] if costs else [])]
             print("", *lines, f"run folder: {self.run_dir}", sep="\n")
+            if self.cfg.report.enabled and (todo or not (self.run_dir / REPORT).exists()):
+                self._report()
+
+    def _report(self) -> None:
+        """Write the report; the run is over, and nothing that goes wrong here may spoil it."""
+        try:
+            from callbacks.report.page import report_run  # it brings plotting libraries
+
+            report_run(self.run_dir, self.opened(), Report(**self.cfg.report.as_dict()))
+            print(f"report: {self.run_dir / REPORT}")
+        except Exception as error:
+            log.warning("no report (%s): train.py report %s tries again", error, self.run_dir)
+
+    def opened(self) -> OpenedRun:
+        """The data and the trained models of the run, each made when it is asked for."""
+        fits = self._chain()
+
+        def synthesis() -> SynthesizeCallback:
+            stage = next((fit.stage for fit in fits if fit.stage.synthesize != "no"), None)
+            if stage is None:
+                raise ConfigError("explain: this chain synthesises nothing, so that there is nothing to explain")
+            return self._synthesize(stage)
+
+        cuda = torch.cuda.is_available() and self.cfg.trainer.accelerator in ("auto", "gpu", "cuda")
+        return OpenedRun(self.datamodule, fits, self._helper, synthesis, torch.device("cuda" if cuda else "cpu"))
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
@@ -340,6 +372,56 @@ class DebiasCLI(LightningCLI):
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
 
 
+class ReopenedCLI(DebiasCLI):
+    """The command line of a run that stands on the disk: everything is made as ``fit`` makes it, nothing is fitted."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+class RaisingParser(OneLineParser):
+    """Parser that leaves a mistake to its caller."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise it."""
+        raise ConfigError(" ".join(message.split())[:300])
+
+
+def open_run(folder: Path, further: Sequence[str] = ()) -> OpenedRun:
+    """Open a run folder.
+
+    Args:
+        folder: The run folder.
+        further: Settings that replace those of the run, as on the command line.
+
+    Returns:
+        Its data and models.
+
+    Raises:
+        ConfigError: The configuration does not fit this version, or a setting is wrong.
+    """
+    words = ["fit", f"--config={folder / 'config.yaml'}", f"--run_dir={folder}", *further]
+    return _cli(ReopenedCLI, words, RaisingParser).opened()
+
+
+def _cli(kind: type[DebiasCLI], args: list[str] | None, parser: type[LightningArgumentParser]) -> DebiasCLI:
+    return kind(
+        LightningModule,
+        DebiasDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        parser_class=parser,
+        save_config_callback=None,
+        seed_everything_default=1,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        args=args,
+    )
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line.
 
@@ -349,7 +431,8 @@ def main(args: list[str] | None = None) -> None:
     Raises:
         SystemExit: With status 2 after a mistake that the user can mend, told in one line; 143 after SIGTERM.
     """
-    answer_at_once(sys.argv[1:] if args is None else args)
+    words = sys.argv[1:] if args is None else args
+    answer_at_once(words)
     logging.basicConfig(format="%(message)s")
     log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
@@ -360,22 +443,14 @@ def main(args: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen batch normalisation
     advertisements = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended.*")  # as a report reopens a run
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # on a CPU, moments of weights that are rarely used would slow Adam down
     try:
-        DebiasCLI(
-            LightningModule,
-            DebiasDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=OneLineParser,
-            save_config_callback=None,
-            seed_everything_default=1,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            args=args,
-        )
+        if words[0] == "report":
+            sys.exit(import_module("callbacks.report.command").main(words[1:], open_run))
+        _cli(DebiasCLI, args, OneLineParser)
     except ConfigError as error:
         sys.exit(_complain(str(error)))
     except SIGTERMException:  # ends with status 0 by itself, as if the work were done

@@ -10,7 +10,7 @@ EXECUTION_KEYS = (
     "trainer.fast_dev_run", "data.init_args.num_workers",
     "synthesize.captioner.init_args.download", "synthesize.generator.init_args.download",
     "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size", "synthesize.strip",
-    "emissions", "dashboard",
+    "synthesize.explain", "report", "emissions", "dashboard",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from jsonargparse.typing import lazy_instance
 from callbacks.emissions import Meter
 from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
-from callbacks.synthesis.captioning import write_captions
+from callbacks.synthesis.captioning import write_captions, write_contrast
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.files import make_folder, read_json, write_json
@@ -37,9 +37,10 @@ LOGGER = logging.getLogger("diffubias")
 class SynthesizeCallback(L.Callback):
     """Mines, captions, filters, draws and judges at the end (or at the start) of a fit (DiffuBias, arXiv 2411.16079).
 
-    Everything passes over the disk, in ``directory``: ``selection.json``, ``captions.json``, ``filter.json``,
-    ``plan.json``, ``images/`` and, last, ``metadata.jsonl``. What is there is kept, so a killed run goes on where it
-    stopped, on any number of ranks; a finished manifest ends the work at once. All ranks must see the folder.
+    Everything passes over the disk, in ``directory``: ``losses.safetensors``, ``selection.json``, ``captions.json``,
+    ``filter.json``, ``plan.json``, ``images/`` and, last, ``metadata.jsonl``. What is there is kept, so a killed run
+    goes on where it stopped, on any number of ranks; a finished manifest ends the work at once. All ranks must see the
+    folder.
 
     Args:
         prompts: Writes prompts from the names of the classes, as Diffusing DeBias and From Fake to Real do; nothing is
@@ -57,6 +58,9 @@ class SynthesizeCallback(L.Callback):
         reuse: The ``synthetic`` folder of a finished run to take over in place of a synthesis.
         strip: Rows of the picture ``strip.png`` (mined image, captions, what was drawn from them; or prompts and what
             was drawn from them); 0 for none.
+        explain: Images with the lowest losses to caption too, of each class, for "What was the bias?" of the report: it
+            compares their words with those of the mined images. They go to ``contrast.json``, and nothing is drawn
+            from them. 0 for none.
 
     Attributes:
         directory: The synthetic folder, set by the chain; ``synthetic`` below the Trainer's root otherwise.
@@ -78,6 +82,7 @@ class SynthesizeCallback(L.Callback):
         reuse: Path | None = None,
         strip: int = 8,
         prompts: Prompter | None = None,
+        explain: int = 0,
     ) -> None:
         super().__init__()
         self.top_k = top_k
@@ -91,6 +96,7 @@ class SynthesizeCallback(L.Callback):
         self.reuse = reuse
         self.strip = strip
         self.prompts = prompts
+        self.explain = explain
         self.directory: Path | None = None
         self.when: Literal["start", "end"] = "end"
         self.draw = True
@@ -161,6 +167,8 @@ class SynthesizeCallback(L.Callback):
         """
         if self.top_k < 1:
             raise ConfigError(f"synthesize.top_k must be at least 1, got {self.top_k}")
+        if self.explain < 0:
+            raise ConfigError(f"synthesize.explain must be 0 or more, got {self.explain}")
         labels = data.train_labels()
         if isinstance(self.images, int) and self.images < 1:
             raise ConfigError(f"synthesize.images must be at least 1 per class, aligned or captions; got {self.images}")
@@ -315,9 +323,39 @@ class SynthesizeCallback(L.Callback):
         ]
         self._say("captioning: %d captions of %d images (%.1f s)",
                   len(prompts), len(items), time.perf_counter() - start)  # fmt: skip
+        if self.explain:
+            try:
+                self.write_contrast(directory, data, trainer.strategy.root_device, trainer.local_rank == 0)
+            except ConfigError as error:  # the run can do without
+                self._say("%s", error)
+        self.captioner.release()
         kept = self._filter(directory, prompts, data.num_classes)
         self._report(trainer, {"synthesis/captions": len(prompts), "synthesis/captions_kept": len(kept)})
         return kept
+
+    def write_contrast(
+        self, directory: Path, data: MiningData, device: torch.device, first_on_node: bool = True
+    ) -> None:
+        """Caption ``explain`` images of each class that have the lowest losses. Collective.
+
+        Args:
+            directory: The synthetic folder of a run that has mined.
+            data: The training set.
+            device: Where the captioner computes.
+            first_on_node: Whether this rank may fetch the model for its node.
+
+        Raises:
+            ConfigError: There is no captioner, or the mining left no losses.
+        """
+        if self.captioner is None:
+            raise ConfigError("synthesize.captioner is null, so nothing can be explained: give a captioner")
+        start = time.perf_counter()
+        count = write_contrast(
+            directory, self.captioner, self.explain, data.source_image, self._seed, device, first_on_node,
+            self._progress,
+        )  # fmt: skip
+        if count:
+            self._say("captioning: %d images with the lowest losses (%.1f s)", count, time.perf_counter() - start)
 
     def _filter(self, directory: Path, prompts: list[Prompt], num_classes: int) -> list[Prompt]:
         text_filter = self.text_filter

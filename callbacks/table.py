@@ -140,7 +140,7 @@ def layout(groups: Sequence[Group], metrics: Sequence[str] = METRICS, every_stag
     unlabelled = []
     for group in groups:
         for stage, selection, found in group.rows(every_stage):
-            cells = [_cell([row.get(metric) for _, row in found]) for metric in metrics]
+            cells = [cell([row.get(metric) for _, row in found]) for metric in metrics]
             lines.append([group.name, stage, SELECTIONS[selection], str(len(found)), *cells])
             if any("worst_group" not in row for _, row in found):
                 unlabelled.append(group.name)
@@ -253,7 +253,8 @@ def _difference(settings: dict[str, Any], namesakes: Sequence[dict[str, Any]]) -
     return f" [{', '.join(shown[:4])}{', …' if len(shown) > 4 else ''}]" if shown else ""
 
 
-def _cell(values: Sequence[float | None]) -> str:
+def cell(values: Sequence[float | None]) -> str:
+    """Mean ± sample standard deviation of values in 0..1, in per cent; a dash for what is not known."""
     known = [100 * value for value in values if value is not None]
     if len(known) < len(values):
         return "-"

@@ -318,13 +318,17 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             return None
         return self._split_synthetic(self.synthetic_dir)[0]
 
-    def _split_synthetic(self, directory: Path) -> tuple[Part, Part]:
-        """The synthetic images to train on and those to test on."""
+    def _synthetic_samples(self, directory: Path) -> Samples:
+        """All synthetic images, in the order of the manifest."""
         manifest = read_manifest(directory, self.class_names)
         remedy = f"delete it and {directory / MANIFEST}, then run the same command again"
         files = ImageFiles(Container(directory), manifest.files, remedy)
-        samples = Samples(files, manifest.labels, manifest.biases)
-        every = np.arange(len(manifest))
+        return Samples(files, manifest.labels, manifest.biases)
+
+    def _split_synthetic(self, directory: Path) -> tuple[Part, Part]:
+        """The synthetic images to train on and those to test on."""
+        samples = self._synthetic_samples(directory)
+        every = np.arange(len(samples))
         inside, held_out = every, every[:0]
         if self.synthetic_test:
             groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
@@ -465,6 +469,30 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             for part, chosen in zip(parts, rows, strict=True)
         )
         return real, synthetic
+
+    def split_labels(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Returns the class of every image of a real split and its bias attribute, -1 where unknown, int64 [N] each."""
+        part = self._part(split)
+        return torch.from_numpy(part.labels.copy()), torch.from_numpy(part.biases.copy())
+
+    def chosen_dataloader(self, split: Split, rows: Sequence[int]) -> DataLoader[Batch]:
+        """Returns some images of a real split, as they are evaluated.
+
+        Args:
+            split: Which split.
+            rows: Positions in it, in the order in which the images come.
+        """
+        return self._loader(ImageDataset([self._part(split)], self._plain_transform), sampler=rows)
+
+    def chosen_synthetic_dataloader(self, rows: Sequence[int]) -> DataLoader[Batch]:
+        """Returns some synthetic images, as they are evaluated.
+
+        Args:
+            rows: Positions in the manifest; the `index` of a batch is the position among these rows.
+        """
+        assert self.synthetic_dir is not None
+        samples = self._synthetic_samples(self.synthetic_dir).select(np.array(rows, dtype=np.int64))
+        return self._loader(ImageDataset([self._synthetic(samples)], self._plain_transform))
 
     def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
         """Returns one rank's share of the whole real training split, as it is evaluated.

@@ -104,6 +104,7 @@ class Small:
             words += [f"data.{'file' if name == 'Table' else 'root'}={self.root(name)}", "data.batch_size=8"]
             words += ["data.num_workers=0", f"data.image_size={28 if name == 'CMNIST' else 32}"]
             words += ["data.percent=5pct"] * ("percent" in settings["data"]["init_args"])
+        words += ["report.points=30", "report.pictures=1", "report.projections=[pca]"]
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
             if learnt == "ClassDiffusion":

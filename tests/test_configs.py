@@ -43,6 +43,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}"]
     fitted = call("fit", *words)
     assert fitted.status == 0, fitted.err
+    assert "could not be shown" not in (tmp_path / "report.html").read_text()
     settings = yaml.safe_load(config.read_text())
     stages: list[str] = []
     for name, stage in (settings.get("stages") or {"model": {}}).items():

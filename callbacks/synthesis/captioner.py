@@ -33,7 +33,7 @@ class BaseCaptioner(Part, ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
-        """Bring the model to ``device``; called once before the first caption."""
+        """Bring the model to ``device``; called before captions are written, and does nothing where it is there."""
 
     @abstractmethod
     def caption(self, images: Sequence[Image.Image], seeds: Sequence[Sequence[int]]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from callbacks.synthesis.distributed import agree, gather, on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_json
+from callbacks.synthesis.losses import Losses, write_losses
 from callbacks.synthesis.manifest import SELECTION
 from callbacks.synthesis.miner import Miner, assemble, mine_losses
 from callbacks.synthesis.part import check_fingerprint, digest, plain
@@ -61,7 +63,7 @@ def write_selection(
     device: torch.device,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """Mine and write ``selection.json``, or read it where it is there already. Collective.
+    """Mine and write ``losses.safetensors`` and ``selection.json``, or read the latter where it is there. Collective.
 
     Args:
         directory: The synthetic folder.
@@ -89,12 +91,19 @@ def write_selection(
     losses = _measure(module, data, len(labels), device, progress or Progress())
 
     def choose() -> list[dict[str, Any]]:
-        biases = data.train_biases().tolist()
+        biases = data.train_biases()
         items = [
-            {"index": index, "label": int(labels[index]), "bias": biases[index], "loss": round(float(losses[index]), 5)}
+            {
+                "index": index,
+                "label": int(labels[index]),
+                "bias": int(biases[index]),
+                "loss": round(float(losses[index]), 5),
+            }
             for index in miner.select(losses, labels, top_k)
         ]
         make_folder(directory)
+        measured = (losses.numpy(), labels.numpy(), biases.numpy(), np.array(data.aligned_bias))
+        write_losses(directory, Losses(*measured))
         write_json(file, {"fingerprint": plain(fingerprint), "items": items})
         return items
 

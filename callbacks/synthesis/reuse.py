@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from callbacks.synthesis.files import disk, make_folder, write_bytes
-from callbacks.synthesis.manifest import CAPTIONS, FILTER, IMAGES, MANIFEST, REJECTED, SELECTION
+from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, FILTER, IMAGES, LOSSES, MANIFEST, REJECTED, SELECTION
 from callbacks.synthesis.part import digest
 from lightning_modules.errors import ConfigError
 
@@ -45,7 +45,7 @@ def take_over(source: Path, directory: Path, class_names: Sequence[str], labels:
             _link(source / record["file_name"], directory / record["file_name"])
             count += 1
         same = _mined_on(source / SELECTION, labels)
-        for name in (*((SELECTION,) if same else ()), CAPTIONS, FILTER, REJECTED):
+        for name in (*((LOSSES, SELECTION) if same else ()), CAPTIONS, CONTRAST, FILTER, REJECTED):
             if (source / name).is_file():
                 write_bytes(directory / name, (source / name).read_bytes())
         write_bytes(directory / MANIFEST, manifest.read_bytes())

@@ -3,6 +3,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import lightning as L  # noqa: N812
 import pytest
 from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 
 from callbacks import SynthesizeCallback
 from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, TextFilter
 from callbacks.synthesis.files import read_json, read_lines
+from callbacks.synthesis.losses import read_losses
 from callbacks.synthesis.templates import Templates
 from lightning_modules import ClassDiffusion, Vanilla
 from lightning_modules.errors import ConfigError
@@ -107,7 +110,7 @@ def test_two_processes_broken_in_the_captions_are_finished_by_one(tmp_path: Path
 
 def test_without_a_generator_the_mining_is_all(tmp_path: Path) -> None:
     run(make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=None, generator=None))
-    assert [path.name for path in (tmp_path / "s").iterdir()] == ["selection.json"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["losses.safetensors", "selection.json"]
     with pytest.raises(ConfigError, match=r"synthesize\.captioner"):
         run(make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=None))
 
@@ -204,7 +207,7 @@ def test_the_captions_may_be_all(tmp_path: Path) -> None:
     callback.check(ToyData())
     run(callback)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
-        "captions.json", "filter.json", "partial", "selection.json",
+        "captions.json", "filter.json", "losses.safetensors", "partial", "selection.json",
     ]  # fmt: skip
     for options in ({"generator": None}, {"prompts": Templates(), "generator": Painter()}):
         other = make_callback(tmp_path, tmp_path, tmp_path / "t", **{"captioner": EchoCaptioner(), **options})
@@ -320,3 +323,69 @@ def test_importing_the_callback_loads_no_heavy_library() -> None:
     """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_easy_images_are_captioned_on_request(tmp_path: Path) -> None:
+    """Their captions change nothing else, and go on where a failure broke them off."""
+    painted = {"generator": Painter()}
+    run(make_callback(tmp_path, tmp_path, tmp_path / "plain", captioner=Tired(), **painted))
+    broken = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=Tired(calls=4), explain=5, **painted)
+    with pytest.raises(ValueError, match="tired"):
+        run(broken)
+    captioner = Tired()
+    run(make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=captioner, explain=5, **painted))
+    assert captioner.captioned == 10 - 3  # the first batch was on the disk
+    assert captioner.released == 1
+    contrast = read_json(tmp_path / "s" / "contrast.json")["items"]
+    losses = read_losses(tmp_path / "s")
+    assert losses is not None
+    mined = {item["index"] for item in read_json(tmp_path / "s" / "selection.json")["items"]}
+    assert [item["index"] for item in contrast] == losses.lowest(5, mined)
+    assert [item["label"] for item in contrast] == [0] * 5 + [1] * 5
+    assert all(len(item["captions"]) == 2 for item in contrast)
+    with_it, without = tree(tmp_path / "s"), tree(tmp_path / "plain")
+    assert with_it.keys() - without.keys() == {"contrast.json"}
+    assert all(with_it[name] == content for name, content in without.items())
+
+
+def test_a_run_that_kept_no_losses_goes_on_unexplained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    callback = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=None)
+    run(callback)
+    (tmp_path / "s" / "losses.safetensors").unlink()
+    with caplog.at_level(logging.INFO, "diffubias"):
+        run(
+            make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter(), explain=2)
+        )
+    assert "losses.safetensors or selection.json is missing" in caplog.text
+    assert len(read_lines(tmp_path / "s" / "metadata.jsonl")) == 14
+
+
+def test_nothing_is_explained_a_negative_number_of_times(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"synthesize\.explain must be 0 or more"):
+        make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1).check(ToyData())
+
+
+class Tired(EchoCaptioner):
+    """Fails at some call, and counts what it is asked for."""
+
+    def __init__(self, calls: int = 99) -> None:
+        super().__init__()
+        self._calls, self._captioned, self._released = calls, 0, 0
+
+    @property
+    def captioned(self) -> int:
+        return self._captioned
+
+    @property
+    def released(self) -> int:
+        return self._released
+
+    def caption(self, images: Sequence[Image.Image], seeds: Sequence[Sequence[int]]) -> list[list[str]]:
+        self._calls -= 1
+        if self._calls < 0:
+            raise ValueError("tired")
+        self._captioned += len(images)
+        return super().caption(images, seeds)
+
+    def release(self) -> None:
+        self._released += 1

@@ -1,0 +1,118 @@
+"""Time, energy and memory of a run, phase by phase."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from callbacks.report.charts import Chart, stacked_bars
+from callbacks.report.missing import NothingToShowError
+from callbacks.report.pictures import csv_uri
+from callbacks.report.reading import EMISSIONS, RunRecord
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one phase took, over all attempts and nodes.
+
+    Attributes:
+        phase: What was done.
+        stage: In which stage.
+        attempts: How many records there are.
+        seconds: Time, of the node that took longest, over all attempts.
+        kwh: Energy of all nodes; None where it could not be measured.
+        grams: CO2 equivalent of it.
+        memory: Greatest resident memory of a process, MiB; None where unknown.
+        gpu_memory: Greatest memory allocated on a GPU, MiB; None where unknown.
+    """
+
+    phase: str
+    stage: str
+    attempts: int
+    seconds: float
+    kwh: float | None
+    grams: float | None
+    memory: float | None
+    gpu_memory: float | None
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took.
+
+    Attributes:
+        phases: What each phase took, in their order.
+        total: All of them together.
+        complete: Whether the energy of every record is known; the totals are lower bounds otherwise.
+        factors: Grams of CO2 equivalent a kWh that were assumed.
+        csv: The phases as a data URI.
+    """
+
+    phases: list[Cost]
+    total: Cost
+    complete: bool
+    factors: list[float]
+    csv: str
+
+
+def costs(record: RunRecord) -> Costs:
+    """Add up what a run took.
+
+    Raises:
+        NothingToShowError: Nothing was measured.
+    """
+    if not record.emissions:
+        raise NothingToShowError(f"Nothing was measured: there is no {EMISSIONS} in this run folder.")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for line in record.emissions:
+        groups.setdefault((line["phase"], line.get("stage") or ""), []).append(line)
+    phases = [_cost(phase, stage, own) for (phase, stage), own in groups.items()]
+    total = Cost(
+        "all", "", len(record.emissions), sum(own.seconds for own in phases),
+        _sum([own.kwh for own in phases]), _sum([own.grams for own in phases]),
+        _most([own.memory for own in phases]), _most([own.gpu_memory for own in phases]),
+    )  # fmt: skip
+    complete = all(line.get("kwh") is not None for line in record.emissions)
+    factors = sorted({float(line["grams_per_kwh"]) for line in record.emissions if line.get("grams_per_kwh")})
+    header = ["phase", "stage", "attempts", "seconds", "kwh", "grams", "memory_mib", "gpu_memory_mib"]
+    return Costs(phases, total, complete, factors, csv_uri(header, (tuple(vars(own).values()) for own in phases)))
+
+
+def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> list[Chart]:
+    """Draw what several runs took, beside one another: minutes, and kWh where it is known."""
+    measured = {name: costs(record) for name, record in records if record.emissions}
+    if not measured:
+        return []
+    minutes = {name: _parts([(own.phase, own.seconds / 60) for own in its.phases]) for name, its in measured.items()}
+    charts = [stacked_bars("Time of the runs", minutes, "minutes", "time.csv")]
+    energy = {name: _parts([(own.phase, own.kwh or 0.0) for own in its.phases]) for name, its in measured.items()}
+    if any(value for own in energy.values() for value in own.values()):
+        charts.append(stacked_bars("Energy of the runs", energy, "kWh", "energy.csv"))
+    return charts
+
+
+def _cost(phase: str, stage: str, lines: list[dict[str, Any]]) -> Cost:
+    nodes: dict[object, float] = {}
+    for line in lines:
+        nodes[line.get("node")] = nodes.get(line.get("node"), 0.0) + line["seconds"]
+    return Cost(
+        phase, stage, len(lines), max(nodes.values()),
+        _sum([line.get("kwh") for line in lines]), _sum([line.get("grams") for line in lines]),
+        _most([line.get("memory_mib") for line in lines]), _most([line.get("gpu_memory_mib") for line in lines]),
+    )  # fmt: skip
+
+
+def _parts(values: list[tuple[str, float]]) -> dict[str, float]:
+    """Add up the phases of all stages."""
+    parts: dict[str, float] = {}
+    for phase, value in values:
+        parts[phase] = parts.get(phase, 0.0) + value
+    return parts
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _most(values: Sequence[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,302 @@
+"""What was mined and what was drawn, with pictures."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from callbacks.report.charts import Chart, histogram, lines_chart
+from callbacks.report.features import describe
+from callbacks.report.mining_curve import mining_curve
+from callbacks.report.missing import NothingToShowError
+from callbacks.report.neighbours import Neighbours, find_neighbours
+from callbacks.report.opened import OpenedRun
+from callbacks.report.pictures import thumbnail
+from callbacks.report.reading import Caption, Json, RunRecord, Synthesis
+from callbacks.report.settings import Report
+from lightning_modules import Classifier, ConfigError
+
+SPREAD = 1000  # generated images whose distances are drawn as a histogram
+
+
+@dataclass(frozen=True)
+class MinedImage:
+    """One mined image.
+
+    Attributes:
+        picture: A data URI, None where the data are not at hand.
+        loss: Its cross-entropy under the biased model, in nats.
+        bias: Name or number of its bias attribute, "" where unknown.
+        captions: Its captions.
+    """
+
+    picture: str | None
+    loss: float
+    bias: str
+    captions: list[Caption]
+
+
+@dataclass(frozen=True)
+class Mined:
+    """What was mined.
+
+    Attributes:
+        count: How many images.
+        top_k: How many were asked for.
+        scope: ``class`` or ``set``.
+        classes: Name of each class, how many of it were mined, and the hardest of them.
+        captions: How many captions were written.
+        dropped: How many of them the text filter dropped.
+        frequent: The words by which it chose.
+        precision: Share of bias-conflicting images among the mined ones, None where unknown.
+        recall: Share of the bias-conflicting images that were mined, None where unknown.
+        curve: Precision and recall against K, None where they are not known.
+        why_no_curve: Why not, in one sentence; "" where there is one.
+    """
+
+    count: int
+    top_k: int
+    scope: str
+    classes: list[tuple[str, int, list[MinedImage]]]
+    captions: int
+    dropped: int
+    frequent: list[tuple[str, int]]
+    precision: float | None
+    recall: float | None
+    curve: Chart | None
+    why_no_curve: str
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One generated image.
+
+    Attributes:
+        picture: A data URI.
+        prompt: What it was drawn from.
+        neighbour: The nearest real training image as a data URI, None where the data are not at hand.
+        ratio: Distance to it over the median distance between real neighbours.
+        percentile: Share of the real images that have a nearer real neighbour, 0..1.
+        agreement: What a judge says of image and label, where one was asked.
+    """
+
+    picture: str
+    prompt: str
+    neighbour: str | None
+    ratio: float | None
+    percentile: float | None
+    agreement: object | None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What was drawn.
+
+    Attributes:
+        count: How many images.
+        classes: Name of each class, how many images it has, and some of them.
+        rejected: Class, reason and how often the gate gave it.
+        spread: Distances of generated and of real images to their nearest real one.
+        space: What the distances are measured in, "" where there are none.
+        searched: Among how many of the real images the neighbours were looked for, and how many there are.
+        why_no_neighbours: Why there are none, in one sentence; "" where there are.
+        agreement: Mean of what a judge says, None where none was asked.
+    """
+
+    count: int
+    classes: list[tuple[str, int, list[DrawnImage]]]
+    rejected: list[tuple[str, str, int]]
+    spread: Chart | None
+    space: str
+    searched: tuple[int, int]
+    why_no_neighbours: str
+    agreement: float | None
+
+
+def need_synthesis(record: RunRecord) -> Synthesis:
+    """Return what the synthesis left.
+
+    Raises:
+        NothingToShowError: There is none.
+    """
+    if record.synthesis is None:
+        planned = (record.config.get("stages") or {}).values()
+        if any(stage.get("synthesize", "no") != "no" for stage in planned):
+            raise NothingToShowError("The chain has not come so far: nothing was mined or drawn yet.")
+        raise NothingToShowError("This chain synthesises nothing.")
+    return record.synthesis
+
+
+def mined(record: RunRecord, opened: OpenedRun | None, settings: Report) -> Mined:
+    """Describe what was mined.
+
+    Args:
+        record: The run.
+        opened: Its data, None where they are not at hand.
+        settings: How many pictures to show.
+
+    Raises:
+        NothingToShowError: Nothing was mined.
+    """
+    synthesis = need_synthesis(record)
+    if not synthesis.mined:
+        raise NothingToShowError(
+            "Nothing was mined: the images were drawn from prompts, or taken over from another run."
+        )
+    names = bias_names(record)
+    counts = Counter(item["label"] for item in synthesis.mined)
+    classes = []
+    for label, name in enumerate(synthesis.classes):
+        own = [item for item in synthesis.mined if item["label"] == label][: settings.pictures]
+        if own:
+            classes.append((name, counts[label], [_mined_image(item, synthesis, opened, names) for item in own]))
+    captions = [caption for own in synthesis.captions.values() for caption in own]
+    precision, recall, chart, why = _curve(synthesis)
+    return Mined(
+        count=len(synthesis.mined),
+        top_k=synthesis.top_k,
+        scope=synthesis.scope,
+        classes=classes,
+        captions=len(captions),
+        dropped=sum(not caption.kept for caption in captions),
+        frequent=synthesis.frequent,
+        precision=precision,
+        recall=recall,
+        curve=chart,
+        why_no_curve=why,
+    )
+
+
+def bias_names(record: RunRecord) -> list[str]:
+    """Names of the bias attributes, as the test results have them."""
+    groups = [group for stage in record.stages[:1] for group in stage.groups]
+    return [name for name in dict.fromkeys(group["bias"] for group in groups) if name is not None]
+
+
+def _mined_image(item: Json, synthesis: Synthesis, opened: OpenedRun | None, names: list[str]) -> MinedImage:
+    picture = None if opened is None else thumbnail(opened.data.source_image(item["index"]))
+    bias = item["bias"]
+    shown = "" if bias < 0 else names[bias] if bias < len(names) else f"attribute {bias}"
+    return MinedImage(picture, item["loss"], shown, synthesis.captions.get(item["index"], []))
+
+
+def _curve(synthesis: Synthesis) -> tuple[float | None, float | None, Chart | None, str]:
+    if synthesis.losses is None:
+        return None, None, None, "The losses of all training images were not kept when this run mined."
+    curve = mining_curve(synthesis.losses, synthesis.scope)
+    if curve is None:
+        return None, None, None, "No training image is known to contradict the bias, so that nothing can be counted."
+    losses, chosen = synthesis.losses, np.array([item["index"] for item in synthesis.mined])
+    hits, known = int(losses.conflict[chosen].sum()), int(losses.known[chosen].sum())
+    of = "each class" if synthesis.scope == "class" else "the set"
+    chart = lines_chart(
+        "Precision and recall of the mining",
+        curve.k,
+        {"precision": curve.precision, "recall": curve.recall},
+        (f"images mined of {of}, K", "share"),
+        "mining.csv",
+        mark=synthesis.top_k,
+        level=curve.chance,
+    )
+    return hits / known if known else None, hits / int(losses.conflict.sum()), chart, ""
+
+
+def drawn(record: RunRecord, opened: OpenedRun | None, settings: Report, judge: str | None) -> Drawn:
+    """Describe what was drawn.
+
+    Args:
+        record: The run.
+        opened: Its data and models, None where they are not at hand.
+        settings: How much to show.
+        judge: The stage in whose features distances are measured; None takes pixels.
+
+    Raises:
+        NothingToShowError: Nothing was drawn.
+    """
+    synthesis = need_synthesis(record)
+    if not synthesis.drawn:
+        raise NothingToShowError("No image was drawn: this chain stops with the mining, or has not come so far.")
+    random = np.random.default_rng(0)
+    labels = np.array([item["label"] for item in synthesis.drawn])
+    shown: dict[int, list[int]] = {}
+    for label in np.unique(labels).tolist():
+        own = np.flatnonzero(labels == label)
+        shown[label] = sorted(random.choice(own, min(settings.pictures, len(own)), replace=False).tolist())
+    rows = [row for own in shown.values() for row in own]
+    search, why = _search(synthesis, opened, settings, judge, rows)
+    places = {row: place for place, row in enumerate(rows)}
+    classes = []
+    for label, chosen in shown.items():
+        pictures = [_drawn_image(synthesis, synthesis.drawn[row], opened, search, places[row]) for row in chosen]
+        classes.append((synthesis.drawn[chosen[0]]["class_name"], int((labels == label).sum()), pictures))
+    scores = [float(item["agreement"]) for item in synthesis.drawn if item.get("agreement") is not None]
+    return Drawn(
+        count=len(labels),
+        classes=classes,
+        rejected=[(name, reason, count) for (name, reason), count in sorted(synthesis.rejected.items())],
+        spread=search.chart() if search else None,
+        space=search.space if search else "",
+        searched=(len(search.real), search.total) if search else (0, 0),
+        why_no_neighbours=why,
+        agreement=sum(scores) / len(scores) if scores else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The neighbours of the shown images (first) and of some more."""
+
+    found: Neighbours
+    real: list[int]
+    total: int
+    space: str
+
+    def chart(self) -> Chart:
+        """Draw the distances."""
+        unit = float(np.median(self.found.scale)) or 1.0
+        return histogram(
+            "Distance to the nearest real image",
+            {"generated": self.found.distance / unit, "real": self.found.scale / unit},
+            "distance, median of real images = 1",
+            "neighbours.csv",
+        )
+
+
+def _search(
+    synthesis: Synthesis, opened: OpenedRun | None, settings: Report, judge: str | None, rows: list[int]
+) -> tuple[_Search | None, str]:
+    """Look for the neighbours; where that cannot be done, say why."""
+    if opened is None:
+        return None, "The data are not at hand."
+    try:
+        total = len(opened.data.train_labels())
+        if total < 2:
+            return None, "There is only one real image."
+        module: Classifier | None = None if judge is None else opened.classifier(judge)
+        random = np.random.default_rng(1)
+        more = np.setdiff1d(random.permutation(len(synthesis.drawn))[:SPREAD], rows)
+        # what an image was drawn after is the first thing that it may be a copy of
+        sources = [synthesis.drawn[row]["source_index"] for row in rows]
+        some = random.permutation(total)[: settings.searched]
+        real = np.union1d(some, [own for own in sources if 0 <= own < total]).astype(np.int64).tolist()
+        queries = describe(module, opened.data.chosen_synthetic_dataloader([*rows, *more.tolist()]), opened.device)
+        reference = describe(module, opened.data.chosen_dataloader("train", real), opened.device)
+    except (NothingToShowError, ConfigError) as error:
+        return None, str(error)
+    space = f"features of {judge}" if module is not None else "pixels"
+    return _Search(find_neighbours(queries.features, reference.features), real, total, space), ""
+
+
+def _drawn_image(
+    synthesis: Synthesis, item: Json, opened: OpenedRun | None, search: _Search | None, place: int
+) -> DrawnImage:
+    with Image.open(synthesis.directory / item["file_name"]) as image:
+        picture = thumbnail(image)
+    agreement = item.get("agreement")
+    if search is None or opened is None:
+        return DrawnImage(picture, item["prompt"], None, None, None, agreement)
+    found = search.found
+    neighbour = thumbnail(opened.data.source_image(search.real[int(found.index[place])]))
+    ratio, percentile = float(found.ratio[place]), float(found.percentile[place])
+    return DrawnImage(picture, item["prompt"], neighbour, ratio, percentile, agreement)
