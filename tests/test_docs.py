@@ -13,11 +13,7 @@ import pytest
 from callbacks.settings import EXECUTION_KEYS
 from tests.chain import ROOT
 
-MARKDOWN = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-    *sorted((ROOT / "assets").rglob("*.md")),
-]
+MARKDOWN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "assets").rglob("*.md")])
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
