@@ -318,24 +318,23 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             return None
         return self._split_synthetic(self.synthetic_dir)[0]
 
-    def _synthetic_samples(self, directory: Path) -> Samples:
-        """All synthetic images, in the order of the manifest."""
+    def _synthetic_samples(self, directory: Path) -> tuple[Samples, NDArray[np.float32]]:
+        """All synthetic images and their weights in training, in the order of the manifest."""
         manifest = read_manifest(directory, self.class_names)
         remedy = f"delete it and {directory / MANIFEST}, then run the same command again"
         files = ImageFiles(Container(directory), manifest.files, remedy)
-        return Samples(files, manifest.labels, manifest.biases)
+        return Samples(files, manifest.labels, manifest.biases), manifest.weights
 
     def _split_synthetic(self, directory: Path) -> tuple[Part, Part]:
         """The synthetic images to train on and those to test on."""
-        samples = self._synthetic_samples(directory)
+        samples, weights = self._synthetic_samples(directory)
         every = np.arange(len(samples))
         inside, held_out = every, every[:0]
         if self.synthetic_test:
             groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
             inside, held_out = carve(groups, self.synthetic_test, self.seed)
-        weighed = not bool((manifest.weights == 1).all())
-        weights = manifest.weights[inside] if weighed else None
-        return self._synthetic(samples.select(inside), weights), self._synthetic(samples.select(held_out))
+        weighed = None if bool((weights == 1).all()) else weights[inside]
+        return self._synthetic(samples.select(inside), weighed), self._synthetic(samples.select(held_out))
 
     def _synthetic(self, samples: Samples, weights: NDArray[np.float32] | None = None) -> Part:
         assert not isinstance(samples.images, np.ndarray)
@@ -491,7 +490,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             rows: Positions in the manifest; the `index` of a batch is the position among these rows.
         """
         assert self.synthetic_dir is not None
-        samples = self._synthetic_samples(self.synthetic_dir).select(np.array(rows, dtype=np.int64))
+        samples = self._synthetic_samples(self.synthetic_dir)[0].select(np.array(rows, dtype=np.int64))
         return self._loader(ImageDataset([self._synthetic(samples)], self._plain_transform))
 
     def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
