@@ -11,7 +11,7 @@ import pytest
 from tests.chain import ROOT, Small, call, command
 
 README = (ROOT / "README.md").read_text()
-COMMANDS = {"fit", "validate", "test", "predict", "sweep", "table"}
+COMMANDS = {"fit", "validate", "test", "predict", "sweep", "table", "report"}
 OUTPUT = re.compile(r"runs/([\w-]+)")
 
 
@@ -25,7 +25,7 @@ def commands(start: str) -> list[str]:
 def make_small(line: str, small: Small, root: Path) -> list[str]:
     """Point a command to small data and models and to ``root`` for its output."""
     words = [str(root / OUTPUT.sub(r"\1", word)) if OUTPUT.fullmatch(word) else word for word in line.split()[2:]]
-    if words[0] == "table":
+    if words[0] in ("table", "report"):
         return words
     config = ROOT / words[words.index("--config") + 1]
     places = {
@@ -50,14 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_readme_shows_commands() -> None:
-    assert {line.split()[2] for line in commands("python train.py")} == {
-        "fit",
-        "validate",
-        "test",
-        "predict",
-        "sweep",
-        "table",
-    }
+    assert {line.split()[2] for line in commands("python train.py")} == COMMANDS
     assert commands("make") != []
     assert not re.findall(r"`python train\.py \w+ --config (?!configs/)", README)
 
