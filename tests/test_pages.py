@@ -109,7 +109,7 @@ def first_values(words: list[str]) -> list[str]:
 
 def test_the_readme_shows_all_commands() -> None:
     shown = {own.line.split()[2] for own in commands(ROOT / "README.md") if own.line.startswith("python train.py")}
-    assert shown == {"fit", "validate", "test", "predict", "sweep", "table"}
+    assert shown == {"fit", "validate", "test", "predict", "sweep", "table", "report"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)

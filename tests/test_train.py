@@ -45,7 +45,7 @@ def test_help_is_quick(words: list[str]) -> None:
     outcome = command(sys.executable, "-X", "importtime", "train.py", *words, timeout=30)
     assert outcome.status == 0
     assert "{fit,validate,test,predict}" in outcome.out
-    assert {"sweep", "table"} <= {line.split()[0] for line in outcome.out.splitlines() if line.strip()}
+    assert {"sweep", "table", "report"} <= {line.split()[0] for line in outcome.out.splitlines() if line.strip()}
     imported = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in outcome.err.splitlines()}
     assert not imported & {"torch", "lightning", "numpy", "jsonargparse", "transformers", "diffusers"}
     total = sum(int(line.split("|")[0].split(":")[1]) for line in outcome.err.splitlines()[1:] if "|" in line)
