@@ -114,8 +114,8 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
         ) from error
     if not labels:
         raise ConfigError(f"{path} holds no image; {_again(path)}")
-    columns = (np.array(column, dtype=np.int64) for column in (labels, sources, biases))
-    return Manifest(files, *columns, np.array(weights, dtype=np.float32))
+    classes, origins, attributes = (np.array(column, dtype=np.int64) for column in (labels, sources, biases))
+    return Manifest(files, classes, origins, attributes, np.array(weights, dtype=np.float32))
 
 
 def _again(path: Path) -> str:

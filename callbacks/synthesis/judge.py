@@ -145,4 +145,5 @@ class ZeroShotJudge(Judge):
         inputs["pixel_values"] = inputs["pixel_values"].to(self._network.dtype)
         logits = self._network(**inputs).logits_per_image.float()
         shares = logits.reshape(len(images), len(names), -1).mean(dim=2).softmax(dim=1)
-        return shares[range(len(images)), list(labels)].tolist()
+        scores: list[float] = shares[range(len(images)), list(labels)].tolist()
+        return scores
