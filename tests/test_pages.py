@@ -192,6 +192,7 @@ def test_errors_are_printed_as_shown(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("urllib.request._opener", None)  # that of an earlier download would know no proxy
     reader = Reader(ERRORS, small, tmp_path)
     broken = tmp_path / "broken"
     for line in lines:

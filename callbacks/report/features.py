@@ -73,4 +73,8 @@ def project(features: NDArray[np.float32], how: Projection) -> NDArray[np.float3
     except ImportError as error:
         raise NothingToShowError('UMAP is not installed: pip install -e ".[umap]".') from error
     umap = UMAP(n_neighbors=min(15, len(reduced) - 1), random_state=0, n_jobs=1)
-    return np.asarray(umap.fit_transform(reduced), dtype=np.float32)
+    threads = torch.get_num_threads()
+    try:
+        return np.asarray(umap.fit_transform(reduced), dtype=np.float32)
+    finally:
+        torch.set_num_threads(threads)  # numba has set OpenMP's, which are torch's too, to all cores

@@ -57,7 +57,9 @@ def test_clusters_stay_apart_and_the_picture_the_same(how: Projection) -> None:
 
 def test_umap_keeps_clusters_apart() -> None:
     pytest.importorskip("umap")
+    threads = torch.get_num_threads()
     assert_apart(project(two_clusters(), "umap"))
+    assert torch.get_num_threads() == threads
 
 
 def assert_apart(found: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> None:
