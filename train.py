@@ -118,6 +118,7 @@ class DebiasCLI(LightningCLI):
         self.run_dir = Path(self.cfg.run_dir or Path("runs") / self._name())
         self.config_init = self.config
         self.meter = Meter(**self.cfg.emissions.as_dict())
+        self.report = Report(**self.cfg.report.as_dict())
         self.datamodule = self._build("data")
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
         if self.subcommand == "fit":
@@ -155,6 +156,8 @@ class DebiasCLI(LightningCLI):
         if not rehearsal:
             self.meter.directory = self.run_dir
         todo = [fit for fit in fits if not fit.is_done]
+        if todo and not rehearsal and _rank() == 0:
+            (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
         for fit in todo:
             self._fit_stage(fit, fits, is_first=fit is todo[0])
         if not rehearsal and _rank() == 0:
@@ -162,7 +165,7 @@ class DebiasCLI(LightningCLI):
             rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
             lines = [*([table(rows)] if rows else []), *([describe(costs)] if costs else [])]
             print("", *lines, f"run folder: {self.run_dir}", sep="\n")
-            if self.cfg.report.enabled and (todo or not (self.run_dir / REPORT).exists()):
+            if self.report.enabled and not (self.run_dir / REPORT).exists():
                 self._report()
 
     def _report(self) -> None:
@@ -170,7 +173,7 @@ class DebiasCLI(LightningCLI):
         try:
             from callbacks.report.page import report_run  # it brings plotting libraries
 
-            report_run(self.run_dir, self.opened(), Report(**self.cfg.report.as_dict()))
+            report_run(self.run_dir, self.opened(), self.report)
             print(f"report: {self.run_dir / REPORT}")
         except Exception as error:
             log.warning("no report (%s): train.py report %s tries again", error, self.run_dir)

@@ -7,20 +7,18 @@ on where it was stopped.
 """
 
 import argparse
-import csv
 import json
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
 
 from benchmarks.miniature_effect import DIFFUBIAS, ROOT, fit
+from benchmarks.over_seeds import tabulate, write_rows
 from datamodules.miniature_world import SHAPES
 
 GATES = {
     "none": (),
     "drop": ("--synthesize.gate.judge", "benchmarks.embedded_judge.EmbeddedJudge"),
 }
-COLUMNS = ("accuracy", "conflict", "worst_group", "images", "right")
+SCALES = {"accuracy": 100.0, "conflict": 100.0, "worst_group": 100.0, "images": 1.0, "right": 100.0}
 
 
 def captioner(share: float) -> tuple[str, ...]:
@@ -40,20 +38,6 @@ def measure(runs: Path, share: float, gate: str, seed: int) -> dict[str, float]:
     return {**reached, "images": float(len(records)), "right": right / len(records)}
 
 
-def summary(rows: list[dict[str, str | float]]) -> str:
-    """Lay the rows out as a Markdown table, mean ± sd over seeds; shares in per cent."""
-    cells: dict[tuple[float, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        for column in COLUMNS:
-            factor = 1 if column == "images" else 100
-            cells[float(row["wrong"]), str(row["judge"])][column].append(factor * float(row[column]))
-    lines = ["| wrong captions | judge | " + " | ".join(COLUMNS) + " | seeds |", "|---" * (len(COLUMNS) + 3) + "|"]
-    for (share, gate), values in cells.items():
-        texts = [f"{mean(v):.1f} ± {stdev(v):.1f}" if len(v) > 1 else f"{mean(v):.1f}" for v in values.values()]
-        lines.append(f"| {share:.0%} | {gate} | " + " | ".join(texts) + f" | {len(values['accuracy'])} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run everything and write the CSV after every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,13 +51,10 @@ def main() -> None:
         for share in arguments.wrong:
             for gate in GATES:
                 values = measure(arguments.runs.resolve(), share, gate, seed)
-                chosen = {column: values[column] for column in COLUMNS}
+                chosen = {column: values[column] for column in SCALES}
                 rows.append({"wrong": share, "judge": gate, "seed": seed, **chosen})
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["wrong", "judge", "seed", *COLUMNS])
-            writer.writeheader()
-            writer.writerows(rows)
-        print(summary(rows), flush=True)
+        write_rows(arguments.csv, rows)
+        print(tabulate(rows, ("wrong", "judge"), SCALES), flush=True)
 
 
 if __name__ == "__main__":

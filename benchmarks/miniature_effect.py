@@ -6,13 +6,10 @@ One row a (conflict ratio, seed, method). Finished runs are not run again, so th
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean, stdev
 
 import numpy as np
 import torch
@@ -20,6 +17,7 @@ from PIL import Image
 
 from assets.judge import faithfulness as judged
 from assets.judge import load_judge
+from benchmarks.over_seeds import tabulate, write_rows
 
 ROOT = Path(__file__).parent.parent
 DIFFUBIAS = "configs/miniature.yaml"
@@ -75,23 +73,6 @@ def measure(runs: Path, ratio: float, seed: int) -> dict[str, dict[str, float]]:
     }
 
 
-def summary(rows: list[dict[str, str | float]]) -> str:
-    """Lay the rows out as a Markdown table, mean ± sd in per cent over seeds."""
-    cells: dict[tuple[float, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        for column in COLUMNS:
-            if row.get(column) not in (None, ""):
-                cells[float(row["ratio"]), str(row["method"])][column].append(100 * float(row[column]))
-    lines = ["| conflict | method | " + " | ".join(COLUMNS) + " | seeds |", "|---" * (len(COLUMNS) + 3) + "|"]
-    for (ratio, method), values in cells.items():
-        texts = []
-        for column in COLUMNS:
-            v = values[column]
-            texts.append("" if not v else f"{mean(v):.1f}" if len(v) < 2 else f"{mean(v):.1f} ± {stdev(v):.1f}")
-        lines.append(f"| {ratio:.0%} | {method} | " + " | ".join(texts) + f" | {len(values['accuracy'])} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Run everything and write the CSV after every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,11 +87,8 @@ def main() -> None:
             for method, values in measure(arguments.runs.resolve(), ratio, seed).items():
                 known = {column: values[column] for column in COLUMNS if column in values}
                 rows.append({"ratio": ratio, "seed": seed, "method": method, **known})
-            with arguments.csv.open("w", newline="") as file:
-                writer = csv.DictWriter(file, ["ratio", "seed", "method", *COLUMNS])
-                writer.writeheader()
-                writer.writerows(rows)
-            print(summary(rows), flush=True)
+            write_rows(arguments.csv, rows)
+            print(tabulate(rows, ("ratio", "method"), dict.fromkeys(COLUMNS, 100.0)), flush=True)
 
 
 if __name__ == "__main__":

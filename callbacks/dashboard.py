@@ -1,7 +1,6 @@
 """What the loggers of a stage show beyond curves: configuration, the synthesis in pictures, groups, and costs."""
 
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from callbacks.bars import draw_bars
 from callbacks.emissions_log import Record, total
+from callbacks.loggers import run_name
 from callbacks.settings import flatten
 from callbacks.side_product import side_product
 from callbacks.strip import CELL, GAP, fit_cell
@@ -140,8 +140,7 @@ def _tell_wandb(
     }
     logger.experiment.log({**tables, STEP: step})
     if (directory / MANIFEST).is_file():
-        run = re.sub(r"[^\w.-]", "_", directory.resolve().parent.name)
-        artifact = wandb.Artifact(f"{run}-manifest", "dataset")
+        artifact = wandb.Artifact(f"{run_name(directory.parent)}-manifest", "dataset")
         artifact.add_file(str(directory / MANIFEST), policy="immutable")  # read where it is
         logger.experiment.log_artifact(artifact)
 

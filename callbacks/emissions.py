@@ -130,9 +130,10 @@ class Meter:
         """
         if self.directory is None:
             return None
-        with side_product("the energy of an earlier attempt is"):
+        with side_product("what the run has cost is"):
             recover(self.directory)
-        return total(read_records(self.directory))
+            return total(read_records(self.directory))
+        return None
 
     @property
     def _directory(self) -> Path | None:
@@ -175,7 +176,7 @@ class Meter:
             from callbacks.energy import EnergyReader, gpu_indices
 
             device = self._trainer.strategy.root_device
-            gpus = gpu_indices(self._trainer.device_ids) if device.type == "cuda" else None
+            gpus = gpu_indices(self._trainer.device_ids) if device.type == "cuda" else []
             self._reader = EnergyReader(self._take, gpus, self.tracking)
         except Exception as error:
             self._warn(f"{type(error).__name__}: {' '.join(str(error).split())}")

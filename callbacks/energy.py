@@ -27,12 +27,12 @@ class EnergyReader(BaseOutput):
     Args:
         take: Gets the kilowatt hours since the start, every ``INTERVAL`` seconds from a thread of CodeCarbon's, and at
             every :meth:`read`.
-        gpus: NVML indices of the GPUs that count; None for all that are visible.
+        gpus: NVML indices of the GPUs that count; [] for none.
         tracking: The whole machine, or this process with its children.
     """
 
     def __init__(
-        self, take: Callable[[float], None], gpus: Sequence[int] | None, tracking: Literal["machine", "process"]
+        self, take: Callable[[float], None], gpus: Sequence[int], tracking: Literal["machine", "process"]
     ) -> None:
         self._take = take
         # Everything that a configuration file of the user's could have it write or fetch is switched off by name.
@@ -40,7 +40,7 @@ class EnergyReader(BaseOutput):
             measure_power_secs=INTERVAL,
             api_call_interval=1,
             tracking_mode=tracking,
-            gpu_ids=None if gpus is None else list(gpus),
+            gpu_ids=list(gpus),
             output_methods=[],
             output_handlers=[self],
             emissions_endpoint=None,

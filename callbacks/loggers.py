@@ -1,6 +1,7 @@
 """The loggers of a stage: everything they write is in its folder, unless the user names another."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,6 +9,8 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from callbacks.synthesis.part import digest
 
 # What Lightning's own arguments default to: not the user's choice.
 DEFAULTS = {"project": "lightning_logs", "name": "lightning_logs", "save_dir": "."}
@@ -36,7 +39,7 @@ def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[
     Args:
         specs: What the configuration has: False, None or True for the default, a logger's class and arguments, or a
             list of such.
-        run_dir: The run folder; its name is the group of the chain's W&B runs.
+        run_dir: The run folder; the group of the chain's W&B runs is named after it.
         name: Name of the stage.
         directory: Its folder.
 
@@ -51,6 +54,14 @@ def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[
     return [_make(spec, run_dir, name, directory) for spec in (specs if isinstance(specs, list) else [specs])]
 
 
+def run_name(run_dir: Path) -> str:
+    """What a run is called on a dashboard: its folder and those between it and ``runs``, as a sweep nests them."""
+    place = run_dir.resolve()
+    nested = place.is_relative_to(Path.cwd() / "runs") and place != Path.cwd() / "runs"
+    parts = place.relative_to(Path.cwd() / "runs").parts if nested else (place.name,)
+    return re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
+
+
 def finish(loggers: Sequence[Logger]) -> None:
     """End the logs of a stage."""
     for logger in loggers:
@@ -63,11 +74,13 @@ def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path) -> Logger
     arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
     arguments |= spec.get("dict_kwargs", {}) or {}
     arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
-    run = run_dir.name
+    run = run_name(run_dir)
     kind = spec.class_path.rpartition(".")[2]
     if kind == "WandbLogger":
         name = f"{run}-{stage}"
-        ours = {"project": "diffubias", "group": run, "name": name, "id": name, "resume": "allow"}
+        # sweeps have many folders of one name: the id is that of the place
+        own_id = f"{run}-{stage}-{digest(str(run_dir.resolve()))[:8]}"
+        ours = {"project": "diffubias", "group": run, "name": name, "id": own_id, "resume": "allow"}
         arguments = {**ours, "save_dir": str(directory), **arguments}
         directory.mkdir(parents=True, exist_ok=True)
         for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way

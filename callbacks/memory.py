@@ -2,6 +2,7 @@
 
 import re
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def peak_resident() -> float:
         found = None
     if found is not None:
         return int(found[1]) / _KIB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB  # bytes on macOS, which has no /proc
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (_MIB if sys.platform == "darwin" else _KIB)  # bytes on macOS, KiB elsewhere
 
 
 def peak_allocated(device: torch.device) -> float | None:

@@ -9,8 +9,9 @@ EXECUTION_KEYS = (
     "trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.profiler",
     "trainer.fast_dev_run", "data.init_args.num_workers",
     "synthesize.captioner.init_args.download", "synthesize.generator.init_args.download",
-    "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size", "synthesize.strip",
-    "synthesize.explain", "report", "emissions", "dashboard",
+    "synthesize.captioner.init_args.batch_size", "synthesize.generator.init_args.batch_size",
+    "synthesize.gate.init_args.judge.init_args.batch_size", "synthesize.gate.init_args.judge.init_args.download",
+    "synthesize.strip", "synthesize.explain", "report", "emissions", "dashboard",
 )  # fmt: skip
 
 

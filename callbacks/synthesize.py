@@ -11,6 +11,7 @@ import torch
 from jsonargparse.typing import lazy_instance
 
 from callbacks.emissions import Meter
+from callbacks.side_product import side_product
 from callbacks.strip import STRIP, draw_strip
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.captioning import write_captions, write_contrast
@@ -190,7 +191,7 @@ class SynthesizeCallback(L.Callback):
                 )
             self._plan_prompts(data)
             self.generator.check(module, data)
-            self._check_judge()
+            self._check_judge(data)
             return
         if self.images in ("uniform", "additive"):
             raise ConfigError(f"synthesize.images={self.images} goes with synthesize.prompts; give a number per class")
@@ -210,11 +211,11 @@ class SynthesizeCallback(L.Callback):
         self.captioner.check()
         if self.draw:
             self.generator.check(module, data)
-            self._check_judge()
+            self._check_judge(data)
 
-    def _check_judge(self) -> None:
+    def _check_judge(self, data: MiningData) -> None:
         if self.gate.judge is not None:
-            self.gate.judge.check()
+            self.gate.judge.check(data.class_names)
 
     def _check_learner(self, module: StagedModule, mined: bool) -> None:
         """Refuse to mine with a module that classifies nothing, and to draw with one that has learnt nothing yet."""
@@ -232,7 +233,9 @@ class SynthesizeCallback(L.Callback):
 
         def draw() -> Path | None:
             wanted = self.strip > 0 and is_finished(directory) and not (directory / STRIP).is_file()
-            return draw_strip(data, directory, self.strip) if wanted else None
+            with side_product("the picture strip is"):
+                return draw_strip(data, directory, self.strip) if wanted else None
+            return None
 
         if on_rank_zero(draw):
             self._say("picture strip: %s", directory / STRIP)

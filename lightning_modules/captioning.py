@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .classifier import Batch
 from .errors import ConfigError
 from .generative import GenerativeModule, describe, pictures
-from .pretrained import check_source, find_source, load
+from .pretrained import check_source, find_source, load, load_model
 from .reader import Reader
 
 KEY = "model"
@@ -91,16 +91,7 @@ class CaptionModel(GenerativeModule):
 
         source = self._source
         with torch.device("cpu"):
-            network: Any = load(
-                source,
-                lambda: AutoModelForImageTextToText.from_pretrained(
-                    source.location,
-                    revision=source.revision or "main",
-                    local_files_only=source.local_files_only,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                ),
-            )
+            network = load_model(source, AutoModelForImageTextToText, torch.float32)
         self._reader = load(source, lambda: Reader(source, network, self.hparams["prompt"]))
         if self.hparams["freeze_vision"]:
             for name, parameter in network.named_parameters():

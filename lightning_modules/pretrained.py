@@ -38,6 +38,11 @@ class Source:
         """Whether the hub must not be asked."""
         return self.local or not self.download
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What every ``from_pretrained`` of a part of the model takes."""
+        return {"revision": self.revision or "main", "local_files_only": self.local_files_only}
+
 
 def find_source(model: str, revision: str | None, download: bool, key: str) -> Source:
     """Decide whether ``model`` is a folder or a hub id.
@@ -105,6 +110,22 @@ def load(source: Source, loader: Callable[[], T]) -> T:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ConfigError(_explain(source, error)) from error
+
+
+def load_model(source: Source, kind: Any, dtype: torch.dtype) -> Any:
+    """Load a model or a pipeline from safetensors.
+
+    Args:
+        source: Where it comes from.
+        kind: Class of transformers or diffusers with ``from_pretrained``.
+        dtype: Of its weights.
+
+    Raises:
+        ConfigError: See :func:`load`.
+    """
+    return load(
+        source, lambda: kind.from_pretrained(source.location, use_safetensors=True, dtype=dtype, **source.options)
+    )
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -32,10 +32,7 @@ class Reader:
         import transformers
 
         auto: Any = transformers
-        options: dict[str, Any] = {
-            "revision": source.revision or "main",
-            "local_files_only": source.local_files_only,
-        }
+        options = source.options
         self.processor: Any = None
         try:
             found = auto.AutoProcessor.from_pretrained(source.location, **options)

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from .classifier import Batch
 from .errors import ConfigError
 from .generative import GenerativeModule, describe, pictures
-from .pretrained import check_source, find_source, load
+from .pretrained import check_source, find_source, load_model
 
 KEY = "diffusion"
 CAPTIONS = "captions.json"
@@ -110,20 +110,9 @@ class TextToImage(GenerativeModule):
             return
         import diffusers
 
-        source, loader = self._source, diffusers.DiffusionPipeline
-        from_pretrained: Any = loader.from_pretrained
         # on the CPU whatever the accelerator, so that a seed means the same start everywhere
         with torch.device("cpu"):
-            pipeline = load(
-                source,
-                lambda: from_pretrained(
-                    source.location,
-                    revision=source.revision,
-                    local_files_only=source.local_files_only,
-                    use_safetensors=True,
-                    dtype=torch.float32,
-                ),
-            )
+            pipeline = load_model(self._source, diffusers.DiffusionPipeline, torch.float32)
             self._prepare(pipeline)
         # the parts that stay as they are belong to no checkpoint, no optimizer and no other process
         self.__dict__["pipeline"] = pipeline

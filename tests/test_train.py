@@ -17,6 +17,8 @@ import torch
 import yaml
 from PIL import Image
 
+from callbacks.loggers import run_name
+from callbacks.synthesis.part import digest
 from callbacks.test_curve import read_curve
 from tests.chain import ROOT, Outcome, Small, call, command, contents, reached, run
 from tests.stages import HANDED
@@ -553,10 +555,18 @@ def test_wandb_offline(fit: list[str], tmp_path: Path) -> None:
     for file in run_dir.rglob("*.wandb"):
         found = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
         runs[found.run_id] = (found.run_group, found.project, file.relative_to(run_dir).parts[1])
+    place = digest(str(run_dir.resolve()))[:8]  # runs of a sweep have folders of one name in different places
     assert runs == {
-        "my-run-biased": ("my-run", "diffubias", "01-biased"),
-        "my-run-debiased": ("my-run", "diffubias", "02-debiased"),
+        f"my-run-biased-{place}": ("my-run", "diffubias", "01-biased"),
+        f"my-run-debiased-{place}": ("my-run", "diffubias", "02-debiased"),
     }
+
+
+def test_runs_of_a_sweep_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_name(Path("runs/bar/model.lr=0.1/seed-1")) == "bar-model.lr_0.1-seed-1"
+    assert run_name(Path("runs/bar")) == "bar"
+    assert run_name(tmp_path / "elsewhere" / "größe 1") == "gr__e_1"
 
 
 def test_rehearsal_leaves_no_marker(fit: list[str], reference: Path, tmp_path: Path) -> None:

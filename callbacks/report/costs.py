@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from callbacks.emissions_log import EMISSIONS
 from callbacks.report.charts import Chart, stacked_bars
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
-from callbacks.report.reading import EMISSIONS, RunRecord
+from callbacks.report.reading import RunRecord
 
 
 @dataclass(frozen=True)

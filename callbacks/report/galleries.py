@@ -295,8 +295,8 @@ def _drawn_image(
         picture = thumbnail(image)
     agreement = item.get("agreement")
     if search is None or opened is None:
-        return DrawnImage(picture, item["prompt"], None, None, None, agreement)
+        return DrawnImage(picture, item.get("prompt", ""), None, None, None, agreement)
     found = search.found
     neighbour = thumbnail(opened.data.source_image(search.real[int(found.index[place])]))
     ratio, percentile = float(found.ratio[place]), float(found.percentile[place])
-    return DrawnImage(picture, item["prompt"], neighbour, ratio, percentile, agreement)
+    return DrawnImage(picture, item.get("prompt", ""), neighbour, ratio, percentile, agreement)

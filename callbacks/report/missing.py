@@ -28,10 +28,8 @@ def attempt(build: Callable[[], T]) -> T | Missing:
     """Build a section; where that fails, what it says is why, and the other sections are shown."""
     try:
         return build()
-    except NothingToShowError as error:
+    except (NothingToShowError, ConfigError) as error:
         return Missing(str(error))
-    except ConfigError as error:
-        return Missing(str(error))
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Missing(f"This could not be shown: {first}")

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from callbacks.emissions_log import EMISSIONS
+from callbacks.provenance import PROVENANCE
 from callbacks.report.missing import NothingToShowError
 from callbacks.results import RESULTS
 from callbacks.run_folder import CONFIG
@@ -18,8 +20,6 @@ from callbacks.synthesis.losses import Losses, read_losses
 from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, FILTER, MANIFEST, REJECTED, SELECTION
 from lightning_modules.errors import ConfigError
 
-EMISSIONS = "emissions.jsonl"
-PROVENANCE = "provenance.jsonl"
 Json = dict[str, Any]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from callbacks.synthesis.part import Part
 from callbacks.synthesis.sampling import RowSampler
 from lightning_modules.errors import ConfigError
-from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
+from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, load_model, pick_dtype
 from lightning_modules.reader import Reader
 
 KEY = "synthesize.captioner"
@@ -131,17 +131,7 @@ class Captioner(BaseCaptioner):
         from transformers import AutoModelForImageTextToText
 
         source = self._source()
-        dtype = pick_dtype(self.dtype, device)
-        network: Any = load(
-            source,
-            lambda: AutoModelForImageTextToText.from_pretrained(
-                source.location,
-                revision=source.revision or "main",
-                local_files_only=source.local_files_only,
-                use_safetensors=True,
-                dtype=dtype,
-            ),
-        )
+        network = load_model(source, AutoModelForImageTextToText, pick_dtype(self.dtype, device))
         self._reader = load(source, lambda: Reader(source, network, self.prompt))
         self._network = network.to(device).eval()
 

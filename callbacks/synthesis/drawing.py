@@ -265,7 +265,7 @@ class Drawing:
             )
         if left_out and rank() == 0:
             lost = Counter(self.class_names[self.planned[number].label] for number in left_out)
-            LOGGER.warning("%d images are left out after %d attempts: %s", len(left_out), self.gate.retries + 1, lost)
+            LOGGER.warning("the gate leaves %d images out: %s", len(left_out), dict(lost))
 
     def _finish(self, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]) -> None:
         """Write the manifest last, and clear away what the set does not hold."""

@@ -23,7 +23,7 @@ from lightning_modules.pretrained import (
     check_source,
     find_source,
     free_memory,
-    load,
+    load_model,
     pick_dtype,
     weights_digest,
 )
@@ -229,18 +229,7 @@ class DiffusersGenerator(Generator):
             return
         import diffusers
 
-        source = self._source
-        loader: Any = diffusers.DiffusionPipeline
-        pipeline = load(
-            source,
-            lambda: loader.from_pretrained(
-                source.location,
-                revision=source.revision,
-                local_files_only=source.local_files_only,
-                use_safetensors=True,
-                dtype=pick_dtype(self.dtype, device),
-            ),
-        )
+        pipeline = load_model(self._source, diffusers.DiffusionPipeline, pick_dtype(self.dtype, device))
         if self.scheduler is not None:
             pipeline.scheduler = make_scheduler(self.scheduler, pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)

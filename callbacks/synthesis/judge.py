@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
 
 from callbacks.synthesis.part import Part
 from lightning_modules.errors import ConfigError
-from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, pick_dtype
+from lightning_modules.pretrained import Source, check_source, find_source, free_memory, load, load_model, pick_dtype
 
 KEY = "synthesize.gate.judge"
 
@@ -23,8 +23,12 @@ class Judge(Part, ABC):
 
     batch_size: int = 64
 
-    def check(self) -> None:
-        """Find out cheaply whether the model is there; called before the fit that precedes the synthesis."""
+    def check(self, class_names: Sequence[str]) -> None:
+        """Find out cheaply whether the model is there and the settings suit the classes; called before the fit.
+
+        Args:
+            class_names: Names of the classes, by label.
+        """
 
     def load(self, device: torch.device) -> None:
         """Bring the model to ``device``, if there is one."""
@@ -88,12 +92,15 @@ class ZeroShotJudge(Judge):
         self._network: Any = None
         self._processor: Any = None
 
-    def check(self) -> None:
+    def check(self, class_names: Sequence[str]) -> None:
         """Look whether the model is there.
 
         Raises:
-            ConfigError: See :func:`lightning_modules.pretrained.check_source`.
+            ConfigError: ``words`` names a class that is not there; see
+                :func:`lightning_modules.pretrained.check_source`.
         """
+        if unknown := [name for name in self.words if name not in class_names]:
+            raise ConfigError(f"{KEY}.words: there is no class {unknown[0]!r}; there are {', '.join(class_names)}")
         check_source(self._source(), "config.json")
 
     def _source(self) -> Source:
@@ -107,16 +114,9 @@ class ZeroShotJudge(Judge):
         """
         from transformers import AutoModelForZeroShotImageClassification, AutoProcessor
 
-        source = self._source()
-        where = {"revision": source.revision or "main", "local_files_only": source.local_files_only}
-        network: Any = load(
-            source,
-            lambda: AutoModelForZeroShotImageClassification.from_pretrained(
-                source.location, use_safetensors=True, dtype=pick_dtype(self.dtype, device), **where
-            ),
-        )
-        make: Any = AutoProcessor
-        self._processor = load(source, lambda: make.from_pretrained(source.location, **where))
+        source, make = self._source(), cast(Any, AutoProcessor)
+        network = load_model(source, AutoModelForZeroShotImageClassification, pick_dtype(self.dtype, device))
+        self._processor = load(source, lambda: make.from_pretrained(source.location, **source.options))
         self._network = network.to(device).eval()
 
     def release(self) -> None:
@@ -128,15 +128,9 @@ class ZeroShotJudge(Judge):
     def agreement(
         self, images: Sequence[Image.Image], labels: Sequence[int], class_names: Sequence[str]
     ) -> list[float]:
-        """Score a batch of images.
-
-        Raises:
-            ConfigError: ``words`` names a class that is not there.
-        """
+        """Score a batch of images."""
         if self._network is None:
             raise RuntimeError("call load() before agreement()")
-        if unknown := [name for name in self.words if name not in class_names]:
-            raise ConfigError(f"{KEY}.words: there is no class {unknown[0]!r}; there are {', '.join(class_names)}")
         names = [self.words.get(name, name.replace("_", " ")) for name in class_names]
         texts = [template.replace("{class}", name) for name in names for template in self.templates]
         inputs = self._processor(

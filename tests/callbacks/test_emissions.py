@@ -59,7 +59,7 @@ def record(started: str = "2025-01-01T00:00:00.000+00:00", **changes: Any) -> di
 def test_a_phase_inside_another_is_charged_once(tmp_path: Path) -> None:
     meter = make_meter(tmp_path, grams_per_kwh=1000.0)
     whole: list[float] = []
-    reader = EnergyReader(whole.append, None, "machine")
+    reader = EnergyReader(whole.append, [], "machine")
     start = time.monotonic()
     with meter.phase("fit"):
         work(0.5)

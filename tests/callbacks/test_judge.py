@@ -152,7 +152,7 @@ def test_clip_gives_the_probability_of_the_label(clip: Path) -> None:
     images = [Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(5)]
     labels = [0, 1, 0, 1, 1]
     judge = ZeroShotJudge(str(clip), templates=["a {class}", "my {class}"], words={"kitty": "cat"})
-    judge.check()
+    judge.check(("kitty", "big_dog"))
     judge.load(torch.device("cpu"))
     scores = judge.agreement(images, labels, ["kitty", "big_dog"])
     judge.release()
@@ -171,8 +171,7 @@ def test_mistakes_are_one_line(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gate\.agreement"):
         Gate(agreement=1.5)
     with pytest.raises(ConfigError, match=r"gate\.judge"):
-        ZeroShotJudge(str(tmp_path / "nowhere")).check()
+        ZeroShotJudge(str(tmp_path / "nowhere")).check(("cat", "dog"))
     judge = ZeroShotJudge(str(clip), words={"cow": "moo"})
-    judge.load(torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"words: there is no class 'cow'; there are cat, dog"):
-        judge.agreement([Image.new("RGB", (32, 32))], [0], ["cat", "dog"])
+        judge.check(("cat", "dog"))
