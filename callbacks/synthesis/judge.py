@@ -133,8 +133,10 @@ class ZeroShotJudge(Judge):
             raise RuntimeError("call load() before agreement()")
         names = [self.words.get(name, name.replace("_", " ")) for name in class_names]
         texts = [template.replace("{class}", name) for name in names for template in self.templates]
+        # SigLIP has learnt from texts of full length, and reads off their last position
+        padding = "max_length" if self._network.config.model_type.startswith("siglip") else True
         inputs = self._processor(
-            text=texts, images=list(images), padding=True, truncation=True, return_tensors="pt"
+            text=texts, images=list(images), padding=padding, truncation=True, return_tensors="pt"
         ).to(self._network.device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._network.dtype)
         logits = self._network(**inputs).logits_per_image.float()
