@@ -59,7 +59,7 @@ from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, Synthes
 from callbacks.chain import Fit, Stage, unroll
 from callbacks.dashboard import Dashboard, log_costs
 from callbacks.emissions import Meter
-from callbacks.emissions_log import describe, read_records
+from callbacks.emissions_log import describe
 from callbacks.live_table import LiveTable
 from callbacks.loggers import finish, make_loggers
 from callbacks.provenance import record_attempt
@@ -242,7 +242,7 @@ class DebiasCLI(LightningCLI):
         with self.meter.phase("test"):
             evaluate(trainer, module, self.datamodule, fit)
         trainer.strategy.barrier()  # every node has written its records
-        log_costs(trainer, [record for record in read_records(self.run_dir) if record["stage"] == fit.name])
+        log_costs(trainer, self.run_dir, fit.name)
         finish(trainer.loggers)
 
     def _helper(self, fit: Fit) -> LightningModule:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from callbacks.bars import draw_bars
-from callbacks.emissions_log import Record, total
+from callbacks.emissions_log import read_records, total
 from callbacks.loggers import run_name
 from callbacks.settings import flatten
 from callbacks.side_product import side_product
@@ -94,20 +94,23 @@ class Dashboard(Callback):
                     logger.log_hyperparams(flatten(yaml.safe_load(self.settings)), reached, trainer.global_step)
 
 
-def log_costs(trainer: Trainer, records: Sequence[Record]) -> None:
+def log_costs(trainer: Trainer, run_dir: Path, stage: str) -> None:
     """Give every logger what the phases of a stage have cost: kilowatt hours, grams and minutes, in all attempts.
 
     Args:
         trainer: Has the loggers.
-        records: Those of the stage.
+        run_dir: The run folder.
+        stage: Name of the stage.
     """
-    phases = dict.fromkeys(str(record["phase"]) for record in records)
-    values: dict[str, float] = {}
-    for phase in phases:
-        costs = total([record for record in records if record["phase"] == phase])
-        values |= {f"emissions/{phase}_{name}": own for name, own in (costs or {}).items() if own is not None}
+    if not trainer.is_global_zero:
+        return
     with side_product("the costs on the dashboard are"):
-        for logger in trainer.loggers if trainer.is_global_zero and values else []:
+        records = [record for record in read_records(run_dir) if record["stage"] == stage]
+        values: dict[str, float] = {}
+        for phase in dict.fromkeys(str(record["phase"]) for record in records):
+            costs = total([record for record in records if record["phase"] == phase])
+            values |= {f"emissions/{phase}_{name}": own for name, own in (costs or {}).items() if own is not None}
+        for logger in trainer.loggers if values else []:
             logger.log_metrics(values, trainer.global_step)
             logger.save()
 

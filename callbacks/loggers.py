@@ -56,9 +56,8 @@ def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[
 
 def run_name(run_dir: Path) -> str:
     """What a run is called on a dashboard: its folder and those between it and ``runs``, as a sweep nests them."""
-    place = run_dir.resolve()
-    nested = place.is_relative_to(Path.cwd() / "runs") and place != Path.cwd() / "runs"
-    parts = place.relative_to(Path.cwd() / "runs").parts if nested else (place.name,)
+    place, runs = run_dir.resolve(), Path.cwd() / "runs"
+    parts = place.relative_to(runs).parts if runs in place.parents else (place.name,)
     return re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
 
 

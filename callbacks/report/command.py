@@ -47,6 +47,8 @@ def main(words: Sequence[str], open_run: Opener) -> int:
 
     def show(folder: Path, title: str | None = None) -> Section:
         opened = attempt(lambda: open_run(folder, further))
+        if further and isinstance(opened, Missing):  # most likely by what was just typed
+            raise ConfigError(opened.reason)
         if arguments.explain:
             _explain(opened, arguments.explain)
         record = read_run(folder)

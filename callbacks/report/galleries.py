@@ -9,13 +9,12 @@ from PIL import Image
 from callbacks.report.charts import Chart, histogram, lines_chart
 from callbacks.report.features import describe
 from callbacks.report.mining_curve import mining_curve
-from callbacks.report.missing import NothingToShowError
+from callbacks.report.missing import Missing, NothingToShowError, attempt
 from callbacks.report.neighbours import Neighbours, find_neighbours
 from callbacks.report.opened import OpenedRun
 from callbacks.report.pictures import thumbnail
 from callbacks.report.reading import Caption, Json, RunRecord, Synthesis
 from callbacks.report.settings import Report
-from lightning_modules import Classifier, ConfigError
 
 SPREAD = 1000  # generated images whose distances are drawn as a histogram
 
@@ -86,7 +85,7 @@ class DrawnImage:
     neighbour: str | None
     ratio: float | None
     percentile: float | None
-    agreement: object | None
+    agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -202,14 +201,14 @@ def _curve(synthesis: Synthesis) -> tuple[float | None, float | None, Chart | No
     return hits / known if known else None, hits / int(losses.conflict.sum()), chart, ""
 
 
-def drawn(record: RunRecord, opened: OpenedRun | None, settings: Report, judge: str | None) -> Drawn:
+def drawn(record: RunRecord, opened: OpenedRun | None, settings: Report, stage: str | None) -> Drawn:
     """Describe what was drawn.
 
     Args:
         record: The run.
         opened: Its data and models, None where they are not at hand.
         settings: How much to show.
-        judge: The stage in whose features distances are measured; None takes pixels.
+        stage: The stage in whose features distances are measured; None takes pixels.
 
     Raises:
         NothingToShowError: Nothing was drawn.
@@ -224,7 +223,8 @@ def drawn(record: RunRecord, opened: OpenedRun | None, settings: Report, judge: 
         own = np.flatnonzero(labels == label)
         shown[label] = sorted(random.choice(own, min(settings.pictures, len(own)), replace=False).tolist())
     rows = [row for own in shown.values() for row in own]
-    search, why = _search(synthesis, opened, settings, judge, rows)
+    searched = attempt(lambda: _search(synthesis, opened, settings, stage, rows))
+    search, why = (None, searched.reason) if isinstance(searched, Missing) else (searched, "")
     places = {row: place for place, row in enumerate(rows)}
     classes = []
     for label, chosen in shown.items():
@@ -264,28 +264,29 @@ class _Search:
 
 
 def _search(
-    synthesis: Synthesis, opened: OpenedRun | None, settings: Report, judge: str | None, rows: list[int]
-) -> tuple[_Search | None, str]:
-    """Look for the neighbours; where that cannot be done, say why."""
+    synthesis: Synthesis, opened: OpenedRun | None, settings: Report, stage: str | None, rows: list[int]
+) -> _Search:
+    """Look for the neighbours of some generated images, and of more for the distances.
+
+    Raises:
+        NothingToShowError: There are no real images to look among.
+    """
     if opened is None:
-        return None, "The data are not at hand."
-    try:
-        total = len(opened.data.train_labels())
-        if total < 2:
-            return None, "There is only one real image."
-        module: Classifier | None = None if judge is None else opened.classifier(judge)
-        random = np.random.default_rng(1)
-        more = np.setdiff1d(random.permutation(len(synthesis.drawn))[:SPREAD], rows)
-        # what an image was drawn after is the first thing that it may be a copy of
-        sources = [synthesis.drawn[row]["source_index"] for row in rows]
-        some = random.permutation(total)[: settings.searched]
-        real = np.union1d(some, [own for own in sources if 0 <= own < total]).astype(np.int64).tolist()
-        queries = describe(module, opened.data.chosen_synthetic_dataloader([*rows, *more.tolist()]), opened.device)
-        reference = describe(module, opened.data.chosen_dataloader("train", real), opened.device)
-    except (NothingToShowError, ConfigError) as error:
-        return None, str(error)
-    space = f"features of {judge}" if module is not None else "pixels"
-    return _Search(find_neighbours(queries.features, reference.features), real, total, space), ""
+        raise NothingToShowError("The data are not at hand.")
+    total = len(opened.data.train_labels())
+    if total < 2:
+        raise NothingToShowError("There is only one real image.")
+    module = None if stage is None else opened.classifier(stage)
+    random = np.random.default_rng(1)
+    more = np.setdiff1d(random.permutation(len(synthesis.drawn))[:SPREAD], rows)
+    # what an image was drawn after is the first thing that it may be a copy of
+    sources = [synthesis.drawn[row].get("source_index", -1) for row in rows]
+    some = random.permutation(total)[: settings.searched]
+    real = np.union1d(some, [own for own in sources if 0 <= own < total]).astype(np.int64).tolist()
+    queries = describe(module, opened.data.chosen_synthetic_dataloader([*rows, *more.tolist()]), opened.device)
+    reference = describe(module, opened.data.chosen_dataloader("train", real), opened.device)
+    space = "pixels" if stage is None else f"features of {stage}"
+    return _Search(find_neighbours(queries.features, reference.features), real, total, space)
 
 
 def _drawn_image(

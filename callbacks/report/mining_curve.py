@@ -24,11 +24,6 @@ class MiningCurve:
     recall: NDArray[np.float64]
     chance: float
 
-    def at(self, k: int) -> tuple[float, float]:
-        """Precision and recall for the largest K of the curve that is not above ``k``."""
-        place = max(0, int(np.searchsorted(self.k, k, side="right")) - 1)
-        return float(self.precision[place]), float(self.recall[place])
-
 
 def mining_curve(losses: Losses, scope: str) -> MiningCurve | None:
     """Trace precision and recall of the mining over all K.

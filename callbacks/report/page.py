@@ -76,7 +76,7 @@ def show_run(record: RunRecord, opened: OpenedRun | Missing, settings: Report, t
     """
     read = opened if isinstance(opened, Missing) else attempt(lambda: _with_data(opened))
     at_hand = None if isinstance(read, Missing) else read
-    judge = record.stages[-1].name if record.stages else None
+    last = record.stages[-1].name if record.stages else None
 
     def aligned() -> tuple[int, ...] | None:
         return None if at_hand is None else at_hand.data.aligned_bias
@@ -88,7 +88,7 @@ def show_run(record: RunRecord, opened: OpenedRun | Missing, settings: Report, t
         headline=attempt(lambda: headline(record, aligned())),
         mined=attempt(lambda: mined(record, at_hand, settings)),
         explained=attempt(lambda: explained(record)),
-        drawn=attempt(lambda: drawn(record, at_hand, settings, judge)),
+        drawn=attempt(lambda: drawn(record, at_hand, settings, last)),
         looking=attempt(lambda: looking(record, at_hand)),
         projections=attempt(lambda: projections(record, at_hand, settings)),
         costs=attempt(lambda: costs(record)),

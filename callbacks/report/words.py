@@ -8,6 +8,7 @@ one image are no independent observations.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy.stats import false_discovery_control, fisher_exact
@@ -89,4 +90,10 @@ def odds_ratio(high: int, low: int, high_without: int, low_without: int) -> floa
 
 def _count(texts: Texts, stop_words: frozenset[str]) -> Counter[str]:
     """In how many images each word occurs."""
-    return Counter(word for own in texts for word in {token for text in own for token in tokenize(text, stop_words)})
+    return Counter(word for own in texts for word in {token for text in own for token in _tokens(text, stop_words)})
+
+
+@lru_cache(maxsize=2**16)
+def _tokens(text: str, stop_words: frozenset[str]) -> frozenset[str]:
+    """The words of a caption, which is looked at once for every class that it is compared with."""
+    return frozenset(tokenize(text, stop_words))

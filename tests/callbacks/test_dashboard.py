@@ -8,6 +8,7 @@ from PIL import Image
 
 from callbacks.bars import draw_bars
 from callbacks.dashboard import Dashboard, log_costs
+from callbacks.emissions_log import append_records
 from tests.callbacks.toy import ToyClassifier, ToyData
 from tests.fitting import make_trainer
 
@@ -53,9 +54,10 @@ def test_no_rows_no_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
 
 def test_costs_of_several_attempts_add_up(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, logger=CSVLogger(tmp_path, "", "log"))
-    known = {"phase": "fit", "node": 0, "seconds": 60.0, "kwh": 1.0, "grams": 475.0}
+    known = {"phase": "fit", "stage": "model", "node": 0, "started": "1", "seconds": 60.0, "kwh": 1.0, "grams": 475.0}
     unknown = {**known, "phase": "test", "kwh": None, "grams": None}
-    log_costs(trainer, [known, unknown, known])
+    append_records(tmp_path, [known, unknown, {**known, "started": "2"}, {**known, "stage": "another"}])
+    log_costs(trainer, tmp_path, "model")
     head, row = (tmp_path / "log/metrics.csv").read_text().splitlines()
     values = dict(zip(head.split(","), row.split(","), strict=True))
     assert values == {

@@ -305,7 +305,7 @@ def test_seeds_and_configurations_side_by_side(reference: Path, tmp_path: Path) 
         (["RUN", "--points=3"], ["report.points=3", "at least 30"]),
         (["RUN", "--explain=-2"], ["--explain", "negative"]),
         (["RUN", "what"], ["no folder what"]),
-        (["RUN", "--data.rooot=x", "--explain=2"], ["--explain", "rooot"]),
+        (["RUN", "--data.rooot=x"], ["rooot"]),
         (["RUN", "OTHER"], ["--out", "2 runs"]),
     ],
 )
