@@ -18,7 +18,7 @@ from callbacks.loggers import run_name
 from callbacks.settings import flatten
 from callbacks.side_product import side_product
 from callbacks.strip import CELL, GAP, fit_cell
-from callbacks.synthesis.drawing import KEEP
+from callbacks.synthesis.drawing import KEEP, read_image
 from callbacks.synthesis.manifest import MANIFEST
 from callbacks.synthesis.mining import MiningData
 from callbacks.synthesis_table import DRAWN, Row, count_verdicts, read_table
@@ -135,7 +135,7 @@ def _tell_wandb(
     cells = []
     for row in rows:
         source = None if row.source is None else wandb.Image(data.source_image(row.source))
-        drawn = wandb.Image(_side_by_side(_open(row.drawn.files))) if row.drawn.files else None
+        drawn = wandb.Image(_side_by_side([read_image(file) for file in row.drawn.files])) if row.drawn.files else None
         cells.append([source, *_cells(row), drawn])
     tables = {
         "synthesis/table": wandb.Table(["mined", *COLUMNS, "drawn"], cells),
@@ -178,16 +178,8 @@ def _picture(row: Row, data: MiningData) -> Image.Image:
     """The mined image, if there is one, and what was drawn from it, always of one size."""
     blank = Image.new("RGB", (CELL, CELL), "white")
     source = blank if row.source is None else data.source_image(row.source)
-    drawn = _open(row.drawn.files)
+    drawn = [read_image(file) for file in row.drawn.files]
     return _side_by_side([source, *drawn, *[blank] * (DRAWN - len(drawn))])
-
-
-def _open(files: Sequence[Path]) -> list[Image.Image]:
-    images = []
-    for file in files:
-        with Image.open(file) as image:
-            images.append(image.convert("RGB"))
-    return images
 
 
 def _side_by_side(images: Sequence[Image.Image]) -> Image.Image:

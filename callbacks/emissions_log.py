@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.synthesis.files import append_lines, make_folder, read_json, read_lines, write_bytes
+from callbacks.synthesis.files import append_lines, make_folder, mend_lines, read_json, read_lines, write_bytes
 
 EMISSIONS = "emissions.jsonl"
 OPEN = "emissions-open-{}.json"  # the phases that a node is in
@@ -24,14 +24,13 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
     path = run_dir / EMISSIONS
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the nodes of a cluster end their phases at the same time
-        there = {_key(record) for record in read_lines(path)}
+        there = {_key(record) for record in mend_lines(path)}
         append_lines(path, [record for record in records if _key(record) not in there])
 
 
 def read_records(run_dir: Path) -> list[Record]:
     """Read the records of a run in their order; none without a file."""
-    path = run_dir / EMISSIONS
-    return read_lines(path) if path.is_file() else []
+    return read_lines(run_dir / EMISSIONS)
 
 
 def write_open(run_dir: Path, node: int, records: Sequence[Record]) -> None:
@@ -60,7 +59,8 @@ def total(records: Sequence[Record]) -> dict[str, float | None] | None:
     """Sum records up.
 
     Returns:
-        ``kwh`` and ``grams``, None where no record knows any, and ``minutes`` of the first node; None without records.
+        ``kwh`` and ``grams`` of all nodes, None where no record knows any, and ``minutes``, see :func:`duration`; None
+        without records.
     """
     if not records:
         return None
@@ -68,8 +68,16 @@ def total(records: Sequence[Record]) -> dict[str, float | None] | None:
     return {
         "kwh": sum(record["kwh"] for record in known) if known else None,
         "grams": sum(record["grams"] for record in known) if known else None,
-        "minutes": sum(record["seconds"] for record in records if record["node"] == 0) / 60,
+        "minutes": duration(records) / 60,
     }
+
+
+def duration(records: Sequence[Record]) -> float:
+    """Seconds of the node that took longest: the nodes of a cluster work side by side."""
+    nodes: dict[int, float] = {}
+    for record in records:
+        nodes[record["node"]] = nodes.get(record["node"], 0.0) + record["seconds"]
+    return max(nodes.values(), default=0.0)
 
 
 def describe(costs: dict[str, float | None]) -> str:

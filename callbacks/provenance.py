@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
-from callbacks.synthesis.files import append_lines, make_folder, read_lines
+from callbacks.synthesis.files import append_lines, make_folder, mend_lines
 
 PROVENANCE = "provenance.jsonl"
 PACKAGES = (
@@ -45,7 +45,7 @@ def record_attempt(run_dir: Path, words: Sequence[str], trainer: Trainer, seed: 
     make_folder(run_dir)
     path = run_dir / PROVENANCE
     if path.is_file():
-        read_lines(path)  # cuts off what a kill has left torn
+        mend_lines(path)  # cuts off what a kill has left torn
     append_lines(path, [record])
 
 

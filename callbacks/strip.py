@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from callbacks.synthesis.drawing import read_image
 from callbacks.synthesis.files import write_bytes
 from callbacks.synthesis.mining import MiningData
 from callbacks.synthesis_table import DRAWN, read_table
@@ -51,8 +52,7 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
             lines += textwrap.wrap(caption, 36, initial_indent="· ", max_lines=2)
         draw.multiline_text((left, y), "\n".join(lines[:6]), "black", font, spacing=3)
         for column, file in enumerate(row.drawn.files):
-            with Image.open(file) as image:
-                strip.paste(fit_cell(image.convert("RGB")), (left + CAPTION + column * (CELL + GAP), y))
+            strip.paste(fit_cell(read_image(file)), (left + CAPTION + column * (CELL + GAP), y))
     buffer = io.BytesIO()
     strip.save(buffer, "PNG")
     write_bytes(directory / STRIP, buffer.getvalue())

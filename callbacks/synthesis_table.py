@@ -1,15 +1,14 @@
 """A synthesis as a table: what was mined, what was written about it, what was drawn, and what was turned down."""
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from callbacks.synthesis.drawing import KEEP
-from callbacks.synthesis.files import read_json
-from callbacks.synthesis.manifest import CAPTIONS, FILTER, MANIFEST, REJECTED, SELECTION
+from callbacks.synthesis.files import read_json, read_lines
+from callbacks.synthesis.manifest import MANIFEST, REJECTED, SELECTION, read_captions
 
 DRAWN = 5
 
@@ -75,10 +74,11 @@ def read_table(
             own.prompts.append(prompt)
     if not (directory / SELECTION).is_file():
         return [_group_row(key, drawn[key], class_names, bias_names) for key in sorted(drawn)[:count]]
-    texts = _read_captions(directory)
+    captions = read_captions(directory)
     rows = []
     for item in _by_turns(read_json(directory / SELECTION)["items"])[:count]:
-        kept, dropped = texts.get(item["index"], ([], []))
+        texts = captions.get(item["index"], [])
+        kept, dropped = ([one.text for one in texts if one.kept == verdict] for verdict in (True, False))
         found = drawn.get((item["index"], item["label"], -1), Drawn())
         rows.append(Row(class_names[item["label"]], item["index"], item["loss"], kept, dropped, found))
     return rows
@@ -95,28 +95,9 @@ def _group_row(key: tuple[int, int, int], drawn: Drawn, class_names: Sequence[st
     return Row(title, None, None, drawn.prompts, [], drawn)
 
 
-def _records(directory: Path) -> Iterator[dict[str, Any]]:
+def _records(directory: Path) -> list[dict[str, Any]]:
     """The records of what was kept, then of what was turned down."""
-    for name in (MANIFEST, REJECTED):
-        if (directory / name).is_file():
-            with (directory / name).open(encoding="utf-8") as lines:
-                yield from map(json.loads, lines)
-
-
-def _read_captions(directory: Path) -> dict[int, tuple[list[str], list[str]]]:
-    """The captions of every mined image: those that were kept, and those that were dropped."""
-    if not (directory / CAPTIONS).is_file():
-        return {}
-    items = read_json(directory / CAPTIONS)["items"]
-    count = sum(len(item["captions"]) for item in items)
-    kept = iter(read_json(directory / FILTER)["kept"] if (directory / FILTER).is_file() else [True] * count)
-    texts: dict[int, tuple[list[str], list[str]]] = {}
-    for item in items:
-        own: tuple[list[str], list[str]] = ([], [])
-        for caption in item["captions"]:
-            own[0 if next(kept) else 1].append(caption)
-        texts[item["index"]] = own
-    return texts
+    return [*read_lines(directory / MANIFEST), *read_lines(directory / REJECTED)]
 
 
 def _by_turns(items: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

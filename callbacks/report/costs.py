@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from callbacks.emissions_log import EMISSIONS
+from callbacks.emissions_log import EMISSIONS, duration
 from callbacks.report.charts import Chart, stacked_bars
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
@@ -92,11 +92,8 @@ def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> list[Chart]:
 
 
 def _cost(phase: str, stage: str, lines: list[dict[str, Any]]) -> Cost:
-    nodes: dict[object, float] = {}
-    for line in lines:
-        nodes[line.get("node")] = nodes.get(line.get("node"), 0.0) + line["seconds"]
     return Cost(
-        phase, stage, len(lines), max(nodes.values()),
+        phase, stage, len(lines), duration(lines),
         _sum([line.get("kwh") for line in lines]), _sum([line.get("grams") for line in lines]),
         _most([line.get("memory_mib") for line in lines]), _most([line.get("gpu_memory_mib") for line in lines]),
     )  # fmt: skip

@@ -3,10 +3,9 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from callbacks.report.galleries import need_synthesis
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
-from callbacks.report.reading import RunRecord
+from callbacks.report.reading import RunRecord, need_synthesis
 from callbacks.report.words import Texts, Word, compare_words
 from callbacks.synthesis.text_filter import load_stop_words
 

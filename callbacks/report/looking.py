@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.report.galleries import bias_names
 from callbacks.report.grad_cam import grad_cam, overlay
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.opened import OpenedRun
 from callbacks.report.pictures import thumbnail
-from callbacks.report.reading import RunRecord, need_classifiers
+from callbacks.report.reading import RunRecord, bias_names, need_classifiers
 
 SHOWN = 12  # images; every class has its turn
 

@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from callbacks.report.charts import Chart
 from callbacks.report.costs import Costs, compare_costs, costs
+from callbacks.report.drawn import Drawn, drawn
 from callbacks.report.explained import Explained, explained
-from callbacks.report.galleries import Drawn, Mined, drawn, mined
 from callbacks.report.headline import ComparedRow, Headline, compare, headline
 from callbacks.report.looking import Looking, looking
+from callbacks.report.mined import Mined, mined
 from callbacks.report.missing import Missing, attempt
 from callbacks.report.opened import OpenedRun
 from callbacks.report.projections import Projections, projections

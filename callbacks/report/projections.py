@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from callbacks.report.charts import Chart, scatter
 from callbacks.report.features import TITLES, Described, describe, project
-from callbacks.report.galleries import bias_names
 from callbacks.report.missing import Missing, NothingToShowError, attempt
 from callbacks.report.opened import OpenedRun
-from callbacks.report.reading import RunRecord, need_classifiers
+from callbacks.report.reading import RunRecord, bias_names, need_classifiers
 from callbacks.report.settings import Projection, Report
 
 

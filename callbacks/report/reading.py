@@ -1,9 +1,7 @@
 """Reading a run folder: finished or not, with synthetic images or without."""
 
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ from callbacks.provenance import PROVENANCE
 from callbacks.report.missing import NothingToShowError
 from callbacks.results import RESULTS
 from callbacks.run_folder import CONFIG
-from callbacks.synthesis.files import read_json
+from callbacks.synthesis.files import read_json, read_lines
 from callbacks.synthesis.losses import Losses, read_losses
-from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, FILTER, MANIFEST, REJECTED, SELECTION
+from callbacks.synthesis.manifest import CONTRAST, FILTER, MANIFEST, REJECTED, SELECTION, Caption, read_captions
 from lightning_modules.errors import ConfigError
 
 Json = dict[str, Any]
@@ -36,19 +34,6 @@ class StageResult:
     name: str
     metrics: dict[str, float]
     groups: list[Json]
-
-
-@dataclass(frozen=True)
-class Caption:
-    """One caption of a mined image.
-
-    Attributes:
-        text: The caption.
-        kept: Whether the text filter lets it be drawn from.
-    """
-
-    text: str
-    kept: bool
 
 
 @dataclass(frozen=True)
@@ -122,6 +107,26 @@ def need_classifiers(record: RunRecord) -> list[StageResult]:
     raise NothingToShowError("No classifier of this chain has been tested yet: run fit to its end.")
 
 
+def need_synthesis(record: RunRecord) -> Synthesis:
+    """Return what the synthesis left.
+
+    Raises:
+        NothingToShowError: There is none.
+    """
+    if record.synthesis is None:
+        planned = (record.config.get("stages") or {}).values()
+        if any(stage.get("synthesize", "no") != "no" for stage in planned):
+            raise NothingToShowError("The chain has not come so far: nothing was mined or drawn yet.")
+        raise NothingToShowError("This chain synthesises nothing.")
+    return record.synthesis
+
+
+def bias_names(record: RunRecord) -> list[str]:
+    """Names of the bias attributes, as the test results have them."""
+    groups = [group for stage in record.stages[:1] for group in stage.groups]
+    return [name for name in dict.fromkeys(group["bias"] for group in groups) if name is not None]
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read a run folder.
 
@@ -148,8 +153,8 @@ def read_run(folder: Path) -> RunRecord:
         finished=results is not None,
         stages=stages,
         synthesis=_read_synthesis(folder / "synthetic"),
-        emissions=_lines(folder / EMISSIONS),
-        provenance=_lines(folder / PROVENANCE),
+        emissions=read_lines(folder / EMISSIONS),
+        provenance=read_lines(folder / PROVENANCE),
     )
 
 
@@ -170,47 +175,23 @@ def _stages_so_far(folder: Path) -> list[StageResult]:
 
 def _read_synthesis(directory: Path) -> Synthesis | None:
     selection = read_json(directory / SELECTION) if (directory / SELECTION).is_file() else {}
-    drawn = _lines(directory / MANIFEST)
+    drawn = read_lines(directory / MANIFEST)
     if not selection and not drawn:
         return None
     fingerprint = selection.get("fingerprint", {})
-    captioned = read_json(directory / CAPTIONS)["items"] if (directory / CAPTIONS).is_file() else []
     decided = read_json(directory / FILTER) if (directory / FILTER).is_file() else {}
     contrast = read_json(directory / CONTRAST)["items"] if (directory / CONTRAST).is_file() else []
-    rejected = Counter((record["class_name"], record["verdict"]) for record in _lines(directory / REJECTED))
+    rejected = Counter((record["class_name"], record["verdict"]) for record in read_lines(directory / REJECTED))
     return Synthesis(
         directory=directory,
         classes=tuple(fingerprint.get("classes", ())),
         top_k=fingerprint.get("top_k", 0),
         scope=fingerprint.get("miner", {}).get("scope", "class"),
         mined=selection.get("items", []),
-        captions=_captions(captioned, decided.get("kept")),
+        captions=read_captions(directory),
         contrast=[(item["label"], item["captions"]) for item in contrast],
         frequent=[(word, count) for word, count in decided.get("words", [])],
         losses=read_losses(directory),
         drawn=drawn,
         rejected=rejected,
     )
-
-
-def _captions(items: Sequence[Json], kept: Sequence[bool] | None) -> dict[int, list[Caption]]:
-    """Join the captions with the verdicts of the text filter, which stand in the same order; without one all stay."""
-    texts = [(item["index"], text) for item in items for text in item["captions"]]
-    verdicts = kept if kept is not None else [True] * len(texts)
-    found: dict[int, list[Caption]] = {}
-    for (index, text), verdict in zip(texts, verdicts, strict=True):
-        found.setdefault(index, []).append(Caption(text, verdict))
-    return found
-
-
-def _lines(path: Path) -> list[Json]:
-    """JSON lines up to the first that a kill left torn; none without the file."""
-    records: list[Json] = []
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    break
-    return records

@@ -10,7 +10,7 @@ from PIL import Image
 
 from callbacks.synthesis.captioner import BaseCaptioner
 from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another
-from callbacks.synthesis.files import append_lines, make_folder, read_json, read_lines, write_json
+from callbacks.synthesis.files import append_lines, make_folder, mend_lines, read_json, write_json
 from callbacks.synthesis.losses import read_losses
 from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, LOSSES, PARTIAL, SELECTION
 from callbacks.synthesis.part import check_fingerprint, digest, plain
@@ -141,7 +141,7 @@ def _read_done(final: Path, fingerprint: dict[str, Any], indices: list[int]) -> 
         check_fingerprint(header, read_json(header), fingerprint, remedy)
     else:
         write_json(header, plain(fingerprint))
-    found = [record for path in sorted(header.parent.glob(f"{final.stem}-*.jsonl")) for record in read_lines(path)]
+    found = [record for path in sorted(header.parent.glob(f"{final.stem}-*.jsonl")) for record in mend_lines(path)]
     wanted = set(indices)
     return {record["index"]: record["captions"] for record in found if record["index"] in wanted}
 

@@ -22,8 +22,8 @@ from callbacks.synthesis.files import (
     append_lines,
     flush_disks,
     make_folder,
+    mend_lines,
     read_json,
-    read_lines,
     write_bytes,
     write_json,
 )
@@ -233,7 +233,7 @@ class Drawing:
         make_folder(self.directory / PARTIAL)
         found: Records = {}
         for path in sorted((self.directory / PARTIAL).glob("images-*.jsonl")):
-            for record in read_lines(path):
+            for record in mend_lines(path):
                 found[record["number"], record["attempt"]] = record
         # An earlier attempt's file was overwritten by the next one: only the last must be there.
         for number, attempt in dict(sorted(found)).items():

@@ -101,22 +101,34 @@ def append_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines up to what a kill left torn; none without the file."""
+    return _whole_lines(path)[0]
+
+
+def mend_lines(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines, and cut off what a kill left torn at the end so that appending goes on cleanly."""
-    content = path.read_bytes()
-    records: list[dict[str, Any]] = []
-    good = 0
-    for line in content.splitlines(keepends=True):
-        if not line.endswith(b"\n"):
-            break
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-        good += len(line)
-    if good < len(content):
+    records, size = _whole_lines(path)
+    if path.is_file() and size < path.stat().st_size:
         with disk(path.parent):
-            os.truncate(path, good)
+            os.truncate(path, size)
     return records
+
+
+def _whole_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records before the first torn line, and their bytes."""
+    records: list[dict[str, Any]] = []
+    size = 0
+    if path.is_file():
+        with path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    records.append(json.loads(line))
+                except ValueError:
+                    break
+                size += len(line)
+    return records, size
 
 
 def make_folder(folder: Path) -> None:

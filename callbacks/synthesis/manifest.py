@@ -1,10 +1,11 @@
 """The records of a synthetic set, in the Hugging Face ImageFolder convention."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callbacks.synthesis.files import write_lines
+from callbacks.synthesis.files import read_json, write_lines
 
 MANIFEST = "metadata.jsonl"
 REJECTED = "rejected.jsonl"
@@ -35,6 +36,34 @@ FIELDS = (
     "weight",
     "sha256",
 )
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption of a mined image.
+
+    Attributes:
+        text: The caption.
+        kept: Whether the text filter lets it be drawn from.
+    """
+
+    text: str
+    kept: bool
+
+
+def read_captions(directory: Path) -> dict[int, list[Caption]]:
+    """Read the captions of the mined images that have any, by index.
+
+    With what the text filter decided; before it all are kept.
+    """
+    if not (directory / CAPTIONS).is_file():
+        return {}
+    items = read_json(directory / CAPTIONS)["items"]
+    count = sum(len(item["captions"]) for item in items)
+    # the verdicts stand in the order of the captions
+    kept = iter(read_json(directory / FILTER)["kept"] if (directory / FILTER).is_file() else [True] * count)
+    captions = {item["index"]: [Caption(text, next(kept)) for text in item["captions"]] for item in items}
+    return {index: own for index, own in captions.items() if own}
 
 
 def image_name(number: int) -> str:

@@ -7,6 +7,7 @@ from callbacks.synthesis.files import (
     append_lines,
     flush_disks,
     make_folder,
+    mend_lines,
     read_json,
     read_lines,
     write_bytes,
@@ -14,6 +15,10 @@ from callbacks.synthesis.files import (
     write_lines,
 )
 from lightning_modules.errors import ConfigError
+
+
+def test_no_file_no_lines(tmp_path: Path) -> None:
+    assert read_lines(tmp_path / "none.jsonl") == mend_lines(tmp_path / "none.jsonl") == []
 
 
 def test_round_trip_leaves_no_temporary_file(tmp_path: Path) -> None:
@@ -32,7 +37,10 @@ def test_a_torn_end_is_cut_off_and_appending_goes_on(tmp_path: Path, torn: str) 
     append_lines(file, [{"n": 0}])
     with file.open("a") as handle:
         handle.write(torn)
+    size = file.stat().st_size
     assert read_lines(file) == [{"n": 0}]
+    assert file.stat().st_size == size
+    assert mend_lines(file) == [{"n": 0}]
     append_lines(file, [{"n": 1}])
     assert [json.loads(line)["n"] for line in file.read_text().splitlines()] == [0, 1]
 
