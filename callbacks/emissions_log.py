@@ -3,6 +3,7 @@
 import fcntl
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def append_records(run_dir: Path, records: Sequence[Record]) -> None:
     make_folder(run_dir)
     path = run_dir / EMISSIONS
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # the nodes of a cluster end their phases at the same time
+        with suppress(OSError):  # some file systems of clusters know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)  # the nodes of a cluster end their phases at the same time
         there = {_key(record) for record in mend_lines(path)}
         append_lines(path, [record for record in records if _key(record) not in there])
 

@@ -116,10 +116,9 @@ class _Search:
 
     def chart(self) -> Chart:
         """Draw the distances."""
-        unit = float(np.median(self.found.scale)) or 1.0
         return histogram(
             "Distance to the nearest real image",
-            {"generated": self.found.distance / unit, "real": self.found.scale / unit},
+            {"generated": self.found.ratio, "real": self.found.scale / self.found.unit},
             "distance, median of real images = 1",
             "neighbours.csv",
         )

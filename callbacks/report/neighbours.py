@@ -27,10 +27,14 @@ class Neighbours:
         return np.searchsorted(np.sort(self.scale), self.distance, side="left") / len(self.scale)
 
     @property
+    def unit(self) -> float:
+        """Median distance between real neighbours; 1 where it is 0, as more than half of the images have a twin."""
+        return float(np.median(self.scale)) or 1.0
+
+    @property
     def ratio(self) -> NDArray[np.float64]:
-        """Distance over the median distance between real neighbours [M]; not a number where that is 0."""
-        median = float(np.median(self.scale))
-        return self.distance / median if median else np.full_like(self.distance, np.nan)
+        """Distance in units of the median distance between real neighbours, float64 [M]."""
+        return self.distance / self.unit
 
 
 def find_neighbours(generated: NDArray[np.float32], real: NDArray[np.float32]) -> Neighbours:

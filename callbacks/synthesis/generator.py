@@ -71,7 +71,7 @@ class Generator(Part, ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
-        """Bring the model to ``device``; called once before the first image."""
+        """Bring the model to ``device``; called before each round of drawing, what is loaded stays."""
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Take what the stage before the synthesis has fitted, if this generator draws with that. Collective.

@@ -25,6 +25,6 @@ def test_a_copy_stands_out() -> None:
     assert found.percentile[0] == 0
 
 
-def test_equal_real_images_have_no_ratio() -> None:
+def test_among_equal_real_images_the_ratio_is_the_distance() -> None:
     found = find_neighbours(np.ones((1, 2), np.float32), np.zeros((4, 2), np.float32))
-    assert np.isnan(found.ratio).all()
+    assert found.ratio == pytest.approx(np.sqrt([2]))
