@@ -36,9 +36,9 @@ def write_set(folder: Path, count: int) -> None:
     (folder / IMAGES).mkdir(parents=True)
     text = "a small red star on a snowy field"
     record = {
-        "label": 3, "class_name": "star", "source_index": 1234, "caption": text, "prompt": text, "seed": 2**62,
-        "attempt": 0, "generator": "assets/miniature/text2image", "revision": None, "steps": 7, "guidance": 3.0,
-        "verdict": "keep", "sha256": "0" * 64,
+        "label": 3, "class_name": "star", "bias": -1, "source_index": 1234, "caption": text, "prompt": text,
+        "seed": 2**62, "attempt": 0, "generator": "assets/miniature/text2image", "revision": None, "steps": 7,
+        "guidance": 3.0, "verdict": "keep", "agreement": None, "weight": 1.0, "sha256": "0" * 64,
     }  # fmt: skip
     for number in range(count):
         (folder / image_name(number)).touch()
