@@ -1,13 +1,13 @@
 """ClassDiffusion under Lightning against a plain diffusers loop, and ClassGenerator against one image a call.
 
     python -m benchmarks.class_diffusion
+    python -m benchmarks.class_diffusion --device cuda
 
 Same U-Net, noise schedule, optimizer, batches and moving average (configs/miniature_ddb_1.yaml: 64 images of 16 pixels,
 float32). The plain loop is that of diffusers' own examples, with its EMAModel.
 """
 
 import argparse
-import copy
 import logging
 import tempfile
 import warnings
@@ -22,7 +22,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch.nn import functional
 
-from benchmarks.measuring import RESULTS, Row, compare, in_turns, report, seconds
+from benchmarks.measuring import RESULTS, Row, compare, in_turns, name_on, report, seconds
 from benchmarks.training_step import train_in_turns
 from callbacks.synthesis import ClassGenerator
 from callbacks.synthesis.plan import Prompt
@@ -44,9 +44,9 @@ def make_module() -> ClassDiffusion:
     return module
 
 
-def plain_loop(data: Miniature) -> Callable[[int], None]:
+def plain_loop(data: Miniature, device: torch.device) -> Callable[[int], None]:
     """Return a function that trains the same network for one epoch with diffusers alone."""
-    unet: Any = copy.deepcopy(make_module().unet)
+    unet: Any = make_module().to(device).unet
     average: Any = EMAModel(unet.parameters(), decay=0.9999)
     schedule = LIBRARY.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     optimizer = torch.optim.AdamW(unet.parameters(), lr=2e-4)
@@ -57,10 +57,12 @@ def plain_loop(data: Miniature) -> Callable[[int], None]:
         unet.train()
         for batch in loader:
             # the set is normalised by 0.5 and 0.5: its range is that of the model
-            image = functional.interpolate(batch["image"], size=(SIZE, SIZE), mode="bilinear", antialias=True)
+            image = batch["image"].to(device)
+            image = functional.interpolate(image, size=(SIZE, SIZE), mode="bilinear", antialias=True)
             noise = torch.randn_like(image)
-            time = torch.randint(1000, (len(image),))
-            label = torch.where(torch.rand(len(image)) < 0.1, CLASSES, batch["label"])
+            time = torch.randint(1000, (len(image),), device=device)
+            dropped = torch.rand(len(image), device=device) < 0.1
+            label = torch.where(dropped, CLASSES, batch["label"].to(device))
             noisy = schedule.add_noise(image, noise, time)
             loss = functional.mse_loss(unet(noisy, time, label).sample, noise)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -71,12 +73,12 @@ def plain_loop(data: Miniature) -> Callable[[int], None]:
     return epoch
 
 
-def measure_training(images: int, rounds: int) -> list[Row]:
+def measure_training(images: int, rounds: int, device: torch.device) -> list[Row]:
     """Epochs of both in turns."""
     data = Miniature(train_size=images, seed=1, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), augment="flip")
     data.setup("fit")
     steps = len(data.train_dataloader())
-    lightning, plain = train_in_turns(make_module(), plain_loop(data), rounds, datamodule=data)
+    lightning, plain = train_in_turns(make_module(), plain_loop(data, device), rounds, device.type, datamodule=data)
     ratio, spread = compare(lightning, plain)
     return [
         Row("plain diffusers loop", 1e3 * seconds(plain) / steps, "ms a step"),
@@ -84,11 +86,11 @@ def measure_training(images: int, rounds: int) -> list[Row]:
     ]
 
 
-def measure_drawing(folder: Path, images: int, sizes: list[int], rounds: int) -> list[Row]:
+def measure_drawing(folder: Path, images: int, sizes: list[int], rounds: int, device: torch.device) -> list[Row]:
     """All images one by one and in batches, in turns."""
     make_module().export(folder / "model", Miniature())
     generator = ClassGenerator(folder / "model", steps=25)
-    generator.load(torch.device("cpu"))
+    generator.load(device)
     prompts, seeds = [Prompt(number % CLASSES, -1, "") for number in range(images)], list(range(images))
     drawn: dict[int, list[Any]] = {}
 
@@ -115,15 +117,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6, help="Epochs of each; drawings of each a third of it.")
     parser.add_argument("--images", type=int, default=640, help="Images an epoch; an eighth of them are drawn.")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[8, 64], help="Images a batch when drawing.")
+    parser.add_argument("--device", default="cpu", help="Where to compute; the result of a GPU has a file of its own.")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="Folder of the CSV.")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    rows = measure_training(arguments.images, arguments.rounds + 1)
+    device = torch.device(arguments.device)
+    rows = measure_training(arguments.images, arguments.rounds + 1, device)
     with tempfile.TemporaryDirectory() as folder:
         count = max(arguments.batch_sizes[-1], arguments.images // 8)
-        rows += measure_drawing(Path(folder), count, arguments.batch_sizes, max(1, arguments.rounds // 3))
-    report("class_diffusion", rows, arguments.folder)
+        rows += measure_drawing(Path(folder), count, arguments.batch_sizes, max(1, arguments.rounds // 3), device)
+    report(name_on("class_diffusion", device), rows, arguments.folder)
 
 
 if __name__ == "__main__":

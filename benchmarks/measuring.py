@@ -43,7 +43,9 @@ class Watch:
         self.lap()
 
     def lap(self) -> Lap:
-        """Return the time since the last lap."""
+        """Return the time since the last lap, when all that was queued for a GPU is done."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         now = Lap(time.perf_counter(), time.process_time())
         last, self._last = getattr(self, "_last", now), now
         return Lap(now.wall - last.wall, now.cpu - last.cpu)
@@ -90,6 +92,11 @@ def compare(numerator: list[Lap], denominator: list[Lap]) -> tuple[float, str]:
     wall, cpu = [a.wall / b.wall for a, b in pairs], [a.cpu / b.cpu for a, b in pairs]
     low, _, high = quantiles(wall, n=4) if len(wall) > 1 else wall * 3
     return median(wall), f"{len(wall)} rounds, quartiles {low:.3f} to {high:.3f}, by CPU time {median(cpu):.3f}"
+
+
+def name_on(name: str, device: torch.device) -> str:
+    """Return the name of a benchmark's result, which says so if it is of a GPU."""
+    return name if device.type == "cpu" else f"{name}_gpu"
 
 
 def report(name: str, rows: list[Row], folder: Path = RESULTS) -> None:

@@ -1,6 +1,7 @@
 """Epochs of LfF and DisEnt under Lightning with our data modules, against plain PyTorch loops of the same methods.
 
     python -m benchmarks.method_step
+    python -m benchmarks.method_step --device cuda
 
 Whole: pictures from files. The plain loop decodes one PNG a sample, augments and normalises it with torchvision, and
 moves on, as the reference code does; our data module decodes once and keeps uint8 pictures in memory. Neither has
@@ -25,7 +26,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.measuring import RESULTS, Lap, Row, compare, in_turns, report, seconds
+from benchmarks.measuring import RESULTS, Lap, Row, compare, in_turns, name_on, report, seconds
 from benchmarks.pictures import write_pictures
 from benchmarks.training_step import Ready, train_in_turns
 from datamodules import Folder
@@ -59,6 +60,7 @@ SETTINGS = (
     Setting("CMNIST, MLP, 28 px", "mlp", 28, False, 12_800),
     Setting("32 px, ResNet-18", "resnet18", 32, True, 1_024),
 )
+GPU_IMAGES = 12_800
 # The permuted codes are part of the step from the first one on.
 EXTRA: dict[type[Classifier], dict[str, Any]] = {LfF: {}, DisEnt: {"swap_from": -1}}
 
@@ -85,8 +87,8 @@ class Losses:
 
     def __init__(self, labels: Tensor) -> None:
         self.labels = labels
-        self.values = torch.zeros(len(labels))
-        self.known = torch.zeros(len(labels), dtype=torch.bool)
+        self.values = torch.zeros(len(labels), device=labels.device)
+        self.known = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
 
     def __call__(self, loss: Tensor, index: Tensor, label: Tensor) -> Tensor:
         """Take the losses of a batch; return them smoothed and divided by the greatest of the class."""
@@ -134,7 +136,7 @@ def plain_disent(module: Any, labels: Tensor) -> Callable[[Tensor, Tensor, Tenso
         loss_b, loss_d = (functional.cross_entropy(x, label, reduction="none") for x in (logits_b, logits_d))
         b, d = averages[0](loss_b.detach(), index, label), averages[1](loss_d.detach(), index, label)
         weight = b / (b + d + 1e-8)
-        order = torch.randperm(len(label))
+        order = torch.randperm(len(label), device=label.device)
         swapped_d = net.head(torch.cat([code, code_b[order].detach()], 1))
         swapped_b = net.biased_head(torch.cat([code.detach(), code_b[order]], 1))
         swap = weight * functional.cross_entropy(swapped_d, label, reduction="none")
@@ -160,28 +162,28 @@ PLAIN: dict[type[Classifier], Callable[[Any, Tensor], Callable[[Tensor, Tensor, 
 
 def measure(
     method: type[Classifier], setting: Setting, data: Folder, plain: PlainBatches, labels: Tensor, ready: Ready | None,
-    rounds: int,
+    rounds: int, device: torch.device,
 ) -> tuple[list[Lap], list[Lap]]:  # fmt: skip
     """Train in turns; return the times of Lightning's epochs and of the plain ones."""
-    module = setting.module(method)
+    module = setting.module(method).to(device)
     assert isinstance(module.network, nn.Module)
-    step = PLAIN[method](module, labels)
+    step = PLAIN[method](module, labels.to(device))
     module.train()
 
     def epoch(_: int) -> None:
         for image, label, index in plain:
-            step(image.to(memory_format=torch.channels_last), label, index)
+            step(image.to(device, memory_format=torch.channels_last), label.to(device), index.to(device))
 
     if ready is not None:
         data.train_dataloader = lambda: ready  # type: ignore[method-assign,assignment,return-value]
-    return train_in_turns(setting.module(method), epoch, rounds, datamodule=data)
+    return train_in_turns(setting.module(method), epoch, rounds, device.type, datamodule=data)
 
 
-def rows_of(method: type[Classifier], setting: Setting, rounds: int) -> list[Row]:
+def rows_of(method: type[Classifier], setting: Setting, rounds: int, device: torch.device) -> list[Row]:
     """Measure a method in a setting."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        counts = {"train": setting.images, "val": CLASSES, "test": CLASSES}
+        counts = {"train": setting.images if device.type == "cpu" else GPU_IMAGES, "val": CLASSES, "test": CLASSES}
         write_pictures(root, counts, CLASSES, (setting.size, setting.size), "png")
 
         def folder_data() -> Folder:
@@ -210,7 +212,7 @@ def rows_of(method: type[Classifier], setting: Setting, rounds: int) -> list[Row
             ("compute", plain_ready, ready, "<= 1.05"),
         ):
             entries = labels if own is None else data.train_labels()
-            ours, plain = measure(method, setting, folder_data(), batches, entries, own, rounds)
+            ours, plain = measure(method, setting, folder_data(), batches, entries, own, rounds, device)
             ratio, spread = compare(ours, plain)
             name = f"{method.__name__}, {setting.name}, {what}"
             steps = len(ready)
@@ -225,13 +227,17 @@ def main() -> None:
     """Measure both methods in both settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6, help="Epochs of each.")
+    parser.add_argument("--device", default="cpu", help="Where to compute; the result of a GPU has a file of its own.")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="Folder of the CSV.")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     methods: tuple[type[Classifier], ...] = (LfF, DisEnt)
-    rows = [row for setting in SETTINGS for method in methods for row in rows_of(method, setting, arguments.rounds)]
-    report("method_step", rows, arguments.folder)
+    device = torch.device(arguments.device)
+    rows = [
+        row for setting in SETTINGS for method in methods for row in rows_of(method, setting, arguments.rounds, device)
+    ]
+    report(name_on("method_step", device), rows, arguments.folder)
 
 
 if __name__ == "__main__":

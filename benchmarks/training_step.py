@@ -90,7 +90,7 @@ def plain_loop(loader: Batches) -> Callable[[int], None]:
 
 
 def train_in_turns(
-    module: LightningModule, plain_epoch: Callable[[int], None], rounds: int, **source: Any
+    module: LightningModule, plain_epoch: Callable[[int], None], rounds: int, accelerator: str = "cpu", **source: Any
 ) -> tuple[list[Lap], list[Lap]]:
     """Train a module under Lightning, with a plain epoch after each of its own.
 
@@ -98,6 +98,7 @@ def train_in_turns(
         module: What is trained, as the chain does it.
         plain_epoch: Trains for one epoch, given its number, with nothing but PyTorch.
         rounds: Epochs of each.
+        accelerator: Lightning's name of the device.
         **source: For ``Trainer.fit``: the data.
 
     Returns:
@@ -106,7 +107,7 @@ def train_in_turns(
     turns = Turns(plain_epoch)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            accelerator="cpu", devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
+            accelerator=accelerator, devices=1, precision="32-true", max_epochs=rounds + 2, log_every_n_steps=20,
             callbacks=[turns, StageCallback(Path(folder), seed=1)], logger=CSVLogger(folder), limit_val_batches=0,
             num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
