@@ -203,7 +203,9 @@ class TextToImage(GenerativeModule):
         """Scaled latents [B, C, h, w] of a batch."""
         vae = self._pipeline.vae
         with torch.no_grad():
-            latents: Tensor = vae.encode(pictures(self, batch, self.size)).latent_dist.mode()
+            encoded = vae.encode(pictures(self, batch, self.size))
+        # an AutoencoderTiny has latents in place of their distribution
+        latents: Tensor = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
         scaled: Tensor = latents * vae.config.scaling_factor
         return scaled
 

@@ -15,6 +15,7 @@ from callbacks.synthesis.plan import Prompt
 from lightning_modules import ClassDiffusion, ConfigError, TextToImage
 from lightning_modules.text_to_image import training_texts
 from tests import tiny_models
+from tests.chain import ROOT
 from tests.datamodules.toy import NAMES, Pictures, Unlabelled
 from tests.fitting import make_trainer
 from tests.generators import write_selection
@@ -83,6 +84,18 @@ def test_v_prediction_is_taken_from_the_pipeline(stable_diffusion: Path, tmp_pat
         module = TextToImage(str(folder))
         losses.append(module._loss(torch.randn(1, 4, 16, 16), ["a"], torch.Generator().manual_seed(0)).item())
     assert losses[0] != pytest.approx(losses[1])
+
+
+def test_the_embedded_pipeline_with_its_tiny_autoencoder_learns(tmp_path: Path) -> None:
+    model = ROOT / "assets/miniature/text2image"
+    module = fitted(model, tmp_path, lora_rank=2)
+    image = torch.rand(2, 3, 32, 32)
+    pipeline = LIBRARY.StableDiffusionPipeline.from_pretrained(model)
+    data = module.trainer.datamodule  # type: ignore[attr-defined]
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    with torch.no_grad():
+        expected = pipeline.vae.encode(image * 2 - 1).latents * pipeline.vae.config.scaling_factor
+    torch.testing.assert_close(module._latents({"image": (image - mean) / std}), expected)
 
 
 def test_mined_images_have_their_captions_and_others_the_template(tmp_path: Path) -> None:
