@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 
 from datamodules.augment import Augment, Padding, Transform
 from datamodules.dataset import ArrayStore, Batch, FileStore, ImageDataset, Part
-from datamodules.images import Container, ImageFiles
-from datamodules.manifest import MANIFEST, read_manifest, read_selection
+from datamodules.manifest import read_selection
 from datamodules.samples import Entries, Samples, Split, carve
-from datamodules.sampling import Mixing, TrainSampler, synthetic_per_batch
+from datamodules.sampling import Mixing, TrainSampler, equal_weights, synthetic_per_batch
+from datamodules.synthetic import SyntheticSet, match_groups
 from lightning_modules.errors import ConfigError
 from lightning_modules.metrics import GroupTable
 
@@ -29,9 +29,6 @@ log = logging.getLogger("diffubias")
 
 Source = Literal["real", "mined", "synthetic", "both"]
 Balance = Literal["none", "class", "group"]
-
-# up to this side (in pixels) synthetic images are kept in memory without being asked: 100,000 of them take 1.2 GB
-SMALL = 64
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -305,41 +302,29 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """
         return self._part("train").images.original(index)
 
+    @property
+    def _synthetic(self) -> SyntheticSet | None:
+        """The synthetic images of the chain, finished or not."""
+        if self.synthetic_dir is None:
+            return None
+        return SyntheticSet(
+            self.synthetic_dir, self.class_names, len(self.bias_names), self.image_size, self.cache,
+            self.synthetic_test, self.seed,
+        )  # fmt: skip
+
     def _synthetic_part(self) -> Part | None:
+        """The synthetic images that the present stage trains on."""
         if self.source in ("real", "mined"):
             return None
-        if self.synthetic_dir is None:
+        synthetic = self._synthetic
+        if synthetic is None:
             raise ConfigError(
                 f"a stage with data: {self.source} needs synthetic images; run it in a chain that makes them"
             )
-        started = (self.synthetic_dir / MANIFEST).exists() or (self.synthetic_dir / "images").exists()
-        if self.source == "both" and self.mined_repeat and not started:
+        if self.source == "both" and self.mined_repeat and not synthetic.is_begun:
             log.info("nothing was synthesised: training on the real images, the mined ones repeated")
             return None
-        return self._split_synthetic(self.synthetic_dir)[0]
-
-    def _synthetic_samples(self, directory: Path) -> tuple[Samples, NDArray[np.float32]]:
-        """All synthetic images and their weights in training, in the order of the manifest."""
-        manifest = read_manifest(directory, self.class_names)
-        remedy = f"delete it and {directory / MANIFEST}, then run the same command again"
-        files = ImageFiles(Container(directory), manifest.files, remedy)
-        return Samples(files, manifest.labels, manifest.biases), manifest.weights
-
-    def _split_synthetic(self, directory: Path) -> tuple[Part, Part]:
-        """The synthetic images to train on and those to test on."""
-        samples, weights = self._synthetic_samples(directory)
-        every = np.arange(len(samples))
-        inside, held_out = every, every[:0]
-        if self.synthetic_test:
-            groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
-            inside, held_out = carve(groups, self.synthetic_test, self.seed)
-        weighed = None if bool((weights == 1).all()) else weights[inside]
-        return self._synthetic(samples.select(inside), weighed), self._synthetic(samples.select(held_out))
-
-    def _synthetic(self, samples: Samples, weights: NDArray[np.float32] | None = None) -> Part:
-        assert not isinstance(samples.images, np.ndarray)
-        store = FileStore(samples.images, self.image_size, self.cache or self.image_size <= SMALL)
-        return Part(store, samples.labels, samples.biases, True, weights)
+        return synthetic.split()[0]
 
     def _extra_mined(self) -> NDArray[np.int64]:
         repeated = self.mined_repeat if self.source == "both" else 0
@@ -386,19 +371,17 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """Probability of each entry of the sampler under `balance`; None visits every entry once."""
         if self.balance == "none":
             return None
-        labels, biases = (np.concatenate(arrays) for arrays in zip(*((p.labels, p.biases) for p in parts), strict=True))
         if self.balance == "group" and not self.has_bias:
             raise ConfigError(
                 f"data.balance=group needs bias labels and {type(self).__name__} has none; set data.balance to class"
             )
+        labels, biases = (np.concatenate(arrays) for arrays in zip(*((p.labels, p.biases) for p in parts), strict=True))
         entries = Entries(torch.from_numpy(labels), torch.from_numpy(biases), 0)
-        groups = entries.labels if self.balance == "class" else entries.groups(len(self.bias_names))
+        groups = (entries.labels if self.balance == "class" else entries.groups(len(self.bias_names))).numpy()
         first = sum(len(part) for part in parts if not part.synthetic)
         if self.balance == "group":  # synthetic images are groups apart, as in the code of From Fake to Real
-            groups = groups + (torch.arange(len(groups)) >= first) * (int(groups.max()) + 1)
-        drawn = groups.numpy()[np.concatenate([real, np.arange(first, len(labels))])]
-        weights = 1 / np.bincount(drawn)[drawn]
-        return np.asarray(weights / weights.sum())
+            groups = groups + (np.arange(len(groups)) >= first) * (groups.max() + 1)
+        return equal_weights(groups[np.concatenate([real, np.arange(first, len(labels))])])
 
     def _place(self) -> tuple[int, int]:
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
@@ -428,12 +411,10 @@ class DebiasDataModule(L.LightningDataModule, ABC):
 
         Before there are synthetic images there is one loader only.
         """
-        real = self.predict_dataloader()
-        if not self.synthetic_test or not self.has_synthetic:
+        real, synthetic = self.predict_dataloader(), self._synthetic
+        if not self.synthetic_test or synthetic is None or not synthetic.is_finished:
             return real
-        assert self.synthetic_dir is not None
-        held_out = self._split_synthetic(self.synthetic_dir)[1]
-        return [real, self._loader(ImageDataset([held_out], self._plain_transform))]
+        return [real, self._loader(ImageDataset([synthetic.split()[1]], self._plain_transform))]
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Returns the batches of the real test set."""
@@ -442,7 +423,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     @property
     def has_synthetic(self) -> bool:
         """Whether there is a finished set of synthetic images."""
-        return self.synthetic_dir is not None and (self.synthetic_dir / MANIFEST).is_file()
+        return self._synthetic is not None and self._synthetic.is_finished
 
     def probe_dataloaders(self, count: int) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
         """Returns real validation images and synthetic images, as they are evaluated, equally many of every group.
@@ -452,17 +433,10 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         Args:
             count: At most this many of a group and source. Synthetic images that no stage trains on come first choice.
         """
-        assert self.synthetic_dir is not None
-        trained, held_out = self._split_synthetic(self.synthetic_dir)
+        assert self._synthetic is not None
+        trained, held_out = self._synthetic.split()
         parts = self._part("val"), held_out if len(held_out) else trained
-        named = bool((parts[1].biases >= 0).all())
-        groups = [part.labels * (len(self.bias_names) + 1) + (part.biases if named else 0) for part in parts]
-        random = np.random.default_rng([self.seed, 0x70726F6265])
-        rows: tuple[list[int], list[int]] = ([], [])
-        for group in np.unique(groups[1]):
-            own = [random.permutation(np.flatnonzero(numbers == group)) for numbers in groups]
-            for chosen, found in zip(rows, own, strict=True):
-                chosen.extend(found[: min(count, *map(len, own))].tolist())
+        rows = match_groups(*parts, len(self.bias_names), count, self.seed)
         real, synthetic = (
             self._loader(ImageDataset([part], self._plain_transform), sampler=chosen)
             for part, chosen in zip(parts, rows, strict=True)
@@ -489,9 +463,8 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         Args:
             rows: Positions in the manifest; the `index` of a batch is the position among these rows.
         """
-        assert self.synthetic_dir is not None
-        samples = self._synthetic_samples(self.synthetic_dir)[0].select(np.array(rows, dtype=np.int64))
-        return self._loader(ImageDataset([self._synthetic(samples)], self._plain_transform))
+        assert self._synthetic is not None
+        return self._loader(ImageDataset([self._synthetic.chosen(rows)], self._plain_transform))
 
     def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
         """Returns one rank's share of the whole real training split, as it is evaluated.

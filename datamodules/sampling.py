@@ -35,6 +35,19 @@ def synthetic_per_batch(batch_size: int, share: float) -> int:
     return count
 
 
+def equal_weights(groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Probabilities with which all groups are drawn equally often.
+
+    Args:
+        groups: Group of every entry, shape [N].
+
+    Returns:
+        Probability of every entry, shape [N], sum 1.
+    """
+    weights = 1 / np.bincount(groups)[groups]
+    return np.asarray(weights / weights.sum())
+
+
 # Lightning replaces any sampler that is not a DistributedSampler and calls set_epoch on it before every epoch
 class TrainSampler(DistributedSampler[tuple[int, int]]):
     """Shuffles, mixes and shards the training samples.
