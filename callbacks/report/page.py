@@ -3,8 +3,10 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -147,7 +149,13 @@ def write_report(path: Path, sections: Sequence[Section], comparison: Comparison
         loader=PackageLoader("callbacks.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "command": shlex.join}
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "command": shlex.join,
+        "digits": digits,
+        "moment": moment,
+    }
     environment.tests["missing"] = lambda value: isinstance(value, Missing)
     style = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
     text = environment.get_template("page.html.j2").render(
@@ -163,6 +171,19 @@ def write_report(path: Path, sections: Sequence[Section], comparison: Comparison
 def percent(value: float | None) -> str:
     """A value in 0..1 as per cent with one digit; a dash where it is not known."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def digits(value: float | None) -> str:
+    """A number with three digits that count, never as a power of ten; a dash where it is not known."""
+    return "-" if value is None else np.format_float_positional(value, 3, fractional=False, trim="-")
+
+
+def moment(started: str) -> str:
+    """A time in UTC as ``2026-01-02 03:04 UTC``; what is no ISO time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return started
 
 
 def duration(seconds: float) -> str:
