@@ -1,15 +1,17 @@
 """The page: every section of every run that is shown, laid out by a template."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from callbacks.report.charts import Chart
 from callbacks.report.costs import Costs, compare_costs, costs
@@ -25,6 +27,8 @@ from callbacks.report.reading import RunRecord, read_run
 from callbacks.report.settings import FILE, Report
 from callbacks.synthesis.files import make_folder, write_bytes
 from callbacks.table import METRICS, Group
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,19 +88,27 @@ def show_run(record: RunRecord, opened: OpenedRun | Missing, settings: Report, t
     def aligned() -> tuple[int, ...] | None:
         return None if at_hand is None else at_hand.data.aligned_bias
 
-    return Section(
-        record=record,
-        title=title,
-        unopened=read.reason if isinstance(read, Missing) else "",
-        headline=attempt(lambda: headline(record, aligned())),
-        mined=attempt(lambda: mined(record, at_hand, settings)),
-        explained=attempt(lambda: explained(record)),
-        drawn=attempt(lambda: drawn(record, at_hand, settings, last)),
-        looking=attempt(lambda: looking(record, at_hand)),
-        projections=attempt(lambda: projections(record, at_hand, settings)),
-        costs=attempt(lambda: costs(record)),
-        config=yaml.safe_dump(record.config, sort_keys=False),
-    )
+    # the features of many images take a while; only a terminal shows the bar
+    with tqdm(total=7, desc="report", unit=" sections", leave=False, dynamic_ncols=True, disable=None) as bar:
+
+        def section(build: Callable[[], T]) -> T | Missing:
+            built = attempt(build)
+            bar.update()
+            return built
+
+        return Section(
+            record=record,
+            title=title,
+            unopened=read.reason if isinstance(read, Missing) else "",
+            headline=section(lambda: headline(record, aligned())),
+            mined=section(lambda: mined(record, at_hand, settings)),
+            explained=section(lambda: explained(record)),
+            drawn=section(lambda: drawn(record, at_hand, settings, last)),
+            looking=section(lambda: looking(record, at_hand)),
+            projections=section(lambda: projections(record, at_hand, settings)),
+            costs=section(lambda: costs(record)),
+            config=yaml.safe_dump(record.config, sort_keys=False),
+        )
 
 
 def _with_data(opened: OpenedRun) -> OpenedRun:
