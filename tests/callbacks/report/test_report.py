@@ -288,6 +288,7 @@ def test_seeds_and_configurations_side_by_side(reference: Path, tmp_path: Path) 
     assert_good(page)
     # sample deviation of 50 and 75
     assert "ours debiased 1, 2 62.5 ± 17.7" in page.words["comparison"]
+    assert "± -" not in page.words["comparison"]  # of one seed
     assert len(page.all("article")) == 3
     rows = page.table("comparison.csv")
     assert [float(own["accuracy"]) for own in rows if (own["runs"], own["stage"]) == ("ours", "debiased")] == [
