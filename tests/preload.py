@@ -4,6 +4,7 @@ What they have made stays to the end: collections of garbage, of which every cha
 its millions of objects, which took a quarter of a small chain's time.
 """
 
+import atexit
 import gc
 
 from diffusers import StableDiffusionPipeline
@@ -22,3 +23,4 @@ __all__ = [
 
 gc.collect()
 gc.freeze()
+atexit.register(gc.unfreeze)  # what the libraries look for at the end
