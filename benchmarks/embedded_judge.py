@@ -9,12 +9,23 @@ from PIL import Image
 
 from assets.judge import load_judge
 from callbacks.synthesis.judge import Judge
+from datamodules.miniature_world import SHAPES
+from lightning_modules.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "assets/miniature/judge"
 
 
 class EmbeddedJudge(Judge):
     """A classifier of shapes that has learnt from pictures of the miniature in which nothing is biased."""
+
+    def check(self, class_names: Sequence[str]) -> None:
+        """Refuse classes that it has not learnt.
+
+        Raises:
+            ConfigError: The classes are others, or in another order.
+        """
+        if tuple(class_names) != SHAPES:
+            raise ConfigError(f"synthesize.gate.judge: it knows {', '.join(SHAPES)} in this order; take ZeroShotJudge")
 
     @torch.inference_mode()
     def agreement(

@@ -17,6 +17,12 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
         writer.writerows(rows)
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Read rows that were written; every value is text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def tabulate(rows: Sequence[Row], keys: Sequence[str], scales: Mapping[str, float]) -> str:
     """Lay rows out as a Markdown table, a line for every combination of keys.
 

@@ -150,7 +150,7 @@ def restored() -> Iterator[None]:
 
 def call(*args: str) -> Outcome:
     """Run the command line in this process."""
-    import train
+    from tests.preload import train
 
     out, err, status = io.StringIO(), io.StringIO(), 0
     with restored(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

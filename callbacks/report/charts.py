@@ -155,19 +155,20 @@ def stacked_bars(title: str, values: dict[str, dict[str, float]], label: str, fi
             for part, length in own.items():
                 axes.barh(row, length, left=left, height=0.62, color=wheel[part])
                 left += length
-        axes.set_yticks(range(len(values)), [name if len(name) < 22 else f"{name[:20]}…" for name in values])
+        # the ends of names tell seeds and settings apart
+        axes.set_yticks(range(len(values)), [name if len(name) < 20 else f"{name[:8]}…{name[-10:]}" for name in values])
         axes.invert_yaxis()
         axes.set_xlabel(label)
         axes.grid(True, axis="x")
 
     rows = ((name, part, length) for name, own in values.items() for part, length in own.items())
     totals = ", ".join(f"{name} {sum(own.values()):.3g}" for name, own in values.items())
-    svg = _svg(draw, file, (4.4, 1.0 + 0.34 * len(values)))
+    svg = _svg(draw, file, (3.7, 1.0 + 0.34 * len(values)))
     return Chart(title, f"{title}, {label}: {totals}", svg, csv_uri(["run", "phase", label], rows), file,
                  tuple((wheel[part], part) for part in parts))  # fmt: skip
 
 
-def _svg(draw: Callable[[Axes], None], salt: str, size: tuple[float, float] = (4.4, 2.7)) -> str:
+def _svg(draw: Callable[[Axes], None], salt: str, size: tuple[float, float] = (3.7, 2.4)) -> str:
     """Draw on fresh axes; the SVG has no size of its own, and only ids that it refers to."""
     with mpl.rc_context({**_STYLE, "svg.hashsalt": salt}):
         figure = Figure(figsize=size, layout="constrained")

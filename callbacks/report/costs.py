@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from callbacks.emissions_log import EMISSIONS, duration
@@ -79,15 +80,19 @@ def costs(record: RunRecord) -> Costs:
 
 
 def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> list[Chart]:
-    """Draw what several runs took, beside one another: minutes, and kWh where it is known."""
+    """Draw what several runs took, beside one another: minutes, and kWh and grams where they are known."""
     measured = {name: costs(record) for name, record in records if record.emissions}
     if not measured:
         return []
     minutes = {name: _parts([(own.phase, own.seconds / 60) for own in its.phases]) for name, its in measured.items()}
     charts = [stacked_bars("Time of the runs", minutes, "minutes", "time.csv")]
-    energy = {name: _parts([(own.phase, own.kwh or 0.0) for own in its.phases]) for name, its in measured.items()}
-    if any(value for own in energy.values() for value in own.values()):
-        charts.append(stacked_bars("Energy of the runs", energy, "kWh", "energy.csv"))
+    for title, unit, file, value in (
+        ("Energy of the runs", "kWh", "energy.csv", attrgetter("kwh")),
+        ("Emissions of the runs", "g CO₂e", "emissions.csv", attrgetter("grams")),
+    ):
+        parts = {name: _parts([(own.phase, value(own) or 0.0) for own in its.phases]) for name, its in measured.items()}
+        if any(part for own in parts.values() for part in own.values()):
+            charts.append(stacked_bars(title, parts, unit, file))
     return charts
 
 

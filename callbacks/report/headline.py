@@ -95,13 +95,14 @@ def headline(record: RunRecord, aligned_bias: Sequence[int] | None) -> Headline:
     """
     shown = need_classifiers(record)
     first, last = shown[0], shown[-1]
+    labelled = bool({"aligned", "conflict"} & set(last.metrics))
+    titles = TITLES if labelled else {"accuracy": "Accuracy", "worst_class": "Worst class"}
     tiles = [
         Tile(title, first.metrics.get(name) if first is not last else None, last.metrics[name])
-        for name, title in TITLES.items()
+        for name, title in titles.items()
         if name in last.metrics
     ]
     maps = [_heat_map(stage, aligned_bias) for stage in shown if stage.groups]
-    labelled = bool({"aligned", "conflict"} & set(last.metrics))
     return Headline(first.name if first is not last else None, last.name, tiles, maps, labelled)
 
 
@@ -132,7 +133,8 @@ class ComparedRow:
         group: What tells the runs from others.
         stage: Name of the classifier.
         seeds: The seeds, ascending.
-        cells: Mean ± sample standard deviation over the seeds, in per cent, in the order of ``METRICS``.
+        cells: Mean ± sample standard deviation over the seeds, in per cent, in the order of ``METRICS``; the value
+            alone where there is one seed.
     """
 
     group: str
@@ -156,7 +158,8 @@ def compare(groups: Sequence[Group]) -> tuple[list[ComparedRow], str]:
         lines = [line for line in group.rows(every_stage=True) if line[1] == "test"]
         for stage, _, found in lines if len(lines) < 3 else (lines[0], lines[-1]):
             seeds = [run.seed for run, _ in found]
-            cells = [cell([metrics.get(name) for _, metrics in found]) for name in METRICS]
+            # one seed has no deviation
+            cells = [cell([own.get(name) for _, own in found]).removesuffix(" ± -") for name in METRICS]
             rows.append(ComparedRow(group.name, stage, seeds, cells))
             values += [[group.name, run.seed, stage, *(own.get(name) for name in METRICS)] for run, own in found]
     return rows, csv_uri(["runs", "seed", "stage", *METRICS], values)

@@ -1,13 +1,17 @@
 """The page: every section of every run that is shown, laid out by a template."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from tqdm import tqdm
 
 from callbacks.report.charts import Chart
 from callbacks.report.costs import Costs, compare_costs, costs
@@ -23,6 +27,8 @@ from callbacks.report.reading import RunRecord, read_run
 from callbacks.report.settings import FILE, Report
 from callbacks.synthesis.files import make_folder, write_bytes
 from callbacks.table import METRICS, Group
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,19 +88,27 @@ def show_run(record: RunRecord, opened: OpenedRun | Missing, settings: Report, t
     def aligned() -> tuple[int, ...] | None:
         return None if at_hand is None else at_hand.data.aligned_bias
 
-    return Section(
-        record=record,
-        title=title,
-        unopened=read.reason if isinstance(read, Missing) else "",
-        headline=attempt(lambda: headline(record, aligned())),
-        mined=attempt(lambda: mined(record, at_hand, settings)),
-        explained=attempt(lambda: explained(record)),
-        drawn=attempt(lambda: drawn(record, at_hand, settings, last)),
-        looking=attempt(lambda: looking(record, at_hand)),
-        projections=attempt(lambda: projections(record, at_hand, settings)),
-        costs=attempt(lambda: costs(record)),
-        config=yaml.safe_dump(record.config, sort_keys=False),
-    )
+    # the features of many images take a while; only a terminal shows the bar
+    with tqdm(total=7, desc="report", unit=" sections", leave=False, dynamic_ncols=True, disable=None) as bar:
+
+        def section(build: Callable[[], T]) -> T | Missing:
+            built = attempt(build)
+            bar.update()
+            return built
+
+        return Section(
+            record=record,
+            title=title,
+            unopened=read.reason if isinstance(read, Missing) else "",
+            headline=section(lambda: headline(record, aligned())),
+            mined=section(lambda: mined(record, at_hand, settings)),
+            explained=section(lambda: explained(record)),
+            drawn=section(lambda: drawn(record, at_hand, settings, last)),
+            looking=section(lambda: looking(record, at_hand)),
+            projections=section(lambda: projections(record, at_hand, settings)),
+            costs=section(lambda: costs(record)),
+            config=yaml.safe_dump(record.config, sort_keys=False),
+        )
 
 
 def _with_data(opened: OpenedRun) -> OpenedRun:
@@ -147,7 +161,13 @@ def write_report(path: Path, sections: Sequence[Section], comparison: Comparison
         loader=PackageLoader("callbacks.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": percent, "duration": duration, "command": shlex.join}
+    environment.filters |= {
+        "percent": percent,
+        "duration": duration,
+        "command": shlex.join,
+        "digits": digits,
+        "moment": moment,
+    }
     environment.tests["missing"] = lambda value: isinstance(value, Missing)
     style = Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8"))
     text = environment.get_template("page.html.j2").render(
@@ -163,6 +183,19 @@ def write_report(path: Path, sections: Sequence[Section], comparison: Comparison
 def percent(value: float | None) -> str:
     """A value in 0..1 as per cent with one digit; a dash where it is not known."""
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def digits(value: float | None) -> str:
+    """A number with three digits that count, never as a power of ten; a dash where it is not known."""
+    return "-" if value is None else np.format_float_positional(value, 3, fractional=False, trim="-")
+
+
+def moment(started: str) -> str:
+    """A time in UTC as ``2026-01-02 03:04 UTC``; what is no ISO time stays as it is."""
+    try:
+        return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return started
 
 
 def duration(seconds: float) -> str:

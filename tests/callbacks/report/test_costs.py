@@ -50,7 +50,8 @@ def test_nothing_measured() -> None:
 
 def test_runs_beside_one_another() -> None:
     runs = [("one", record(line("fit", 60, 1.0), line("fit", 60, 1.0, stage="debiased"))), ("two", record())]
-    time, energy = compare_costs(runs)
+    time, energy, emissions = compare_costs(runs)
     assert "one 2" in time.alt
     assert "one 2" in energy.alt
+    assert "g CO₂e: one 950" in emissions.alt
     assert [chart.title for chart in compare_costs([("one", record(line("fit", 60, None)))])] == ["Time of the runs"]
