@@ -9,6 +9,7 @@ from .dfr import DFR
 from .diffusion import ClassDiffusion
 from .disent import DisEnt
 from .errors import ConfigError, TrainingError
+from .fastgan import FastGAN
 from .group_dro import GroupDRO
 from .jtt import JTT
 from .lff import LfF
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "DebiasedModule",
     "DisEnt",
+    "FastGAN",
     "GroupDRO",
     "GroupMetrics",
     "GroupTable",

@@ -2,6 +2,7 @@
 
 from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.class_generator import ClassGenerator
+from callbacks.synthesis.gan_generator import GANGenerator
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import DiffusersGenerator, Generator, Sample
 from callbacks.synthesis.judge import Judge, ZeroShotJudge
@@ -15,6 +16,7 @@ __all__ = [
     "ClassGenerator",
     "DiffusersGenerator",
     "FilterResult",
+    "GANGenerator",
     "Gate",
     "Generator",
     "Judge",
