@@ -148,7 +148,9 @@ class SynthesizeCallback(L.Callback):
             else:
                 mined = {item["index"] for item in items}
                 from_images = self.generator.draws_from == "images"
-                prompts = without_captions(data.train_labels().tolist(), mined, data.class_names, from_images, self._seed)
+                prompts = without_captions(
+                    data.train_labels().tolist(), mined, data.class_names, from_images, self._seed
+                )
             if not self.draw:
                 return
             planned = self._plan_captions(data, items, prompts)

@@ -5,7 +5,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +41,7 @@ class Turn:
         real: scores of the real images, real above 0.
         fake: scores of the drawn ones.
         drawn: the drawn images [B, 3, H, W].
+        further: what else is worth logging, by name.
     """
 
     discriminator: Tensor
@@ -48,6 +49,7 @@ class Turn:
     real: Tensor
     fake: Tensor
     drawn: Tensor
+    further: dict[str, Tensor] = field(default_factory=dict)
 
 
 class GAN(GenerativeModule):
@@ -210,6 +212,7 @@ class GAN(GenerativeModule):
                 "real_right": (turn.real > 0).float().mean(),
                 "fake_right": (turn.fake < 0).float().mean(),
                 "spread": spread(turn.drawn) / spread(real),
+                **turn.further,
             }
         named = {f"train/{name}": value.detach() for name, value in signals.items()}
         self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(real))

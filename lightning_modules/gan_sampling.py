@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .fastgan_networks import FastGANGenerator
+from .stylegan2_networks import StyleGAN2Generator
 
-NETWORKS: dict[str, Any] = {kind.__name__: kind for kind in (FastGANGenerator,)}
+NETWORKS: dict[str, Any] = {kind.__name__: kind for kind in (FastGANGenerator, StyleGAN2Generator)}
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 

@@ -9,6 +9,7 @@ from callbacks.synthesis.judge import Judge, ZeroShotJudge
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.templates import Prompter, Templates
 from callbacks.synthesis.text_filter import FilterResult, TextFilter
+from callbacks.synthesis.translator import Translator
 
 __all__ = [
     "BaseCaptioner",
@@ -26,5 +27,6 @@ __all__ = [
     "Sample",
     "Templates",
     "TextFilter",
+    "Translator",
     "ZeroShotJudge",
 ]
