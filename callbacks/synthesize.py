@@ -50,7 +50,8 @@ class SynthesizeCallback(L.Callback):
         miner: Chooses the images on which the biased model fails.
         captioner: Describes them, if the generator draws from captions.
         text_filter: Drops captions without a frequent word; null keeps all captions (the paper's ablation).
-        generator: Draws from the captions, or from what else it ``draws_from``; null stops after the mining (the control that only repeats mined images).
+        generator: Draws from the captions, or from what else it ``draws_from``; null stops after the mining (the
+            control that only repeats mined images).
         gate: Rejects images that must not be learned from.
         images: How many to draw: a number per class (per class and bias attribute where ``prompts`` name both),
             ``aligned`` for as many as the class has unmined images, ``captions`` for one a caption or prompt; with

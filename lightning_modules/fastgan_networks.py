@@ -1,5 +1,6 @@
 """The two networks of FastGAN, a small GAN for few images."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,8 +45,7 @@ class FastGANGenerator(nn.Module):
         )
         # every second block is deeper and takes noise
         self.blocks = nn.ModuleList(
-            _Upwards(before, after, deep=number % 2 == 0)
-            for number, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            _Upwards(before, after, deep=number % 2 == 0) for number, (before, after) in enumerate(pairwise(widths))
         )
         reach = min(REACH, len(sides) - 1)
         self.excitations = nn.ModuleList(
@@ -103,11 +103,11 @@ class FastGANDiscriminator(nn.Module):
         sides = [side for side in reversed(sides_to(size)) if side >= self.last]
         widths = [channels(side, width) for side in sides]
         self.stem = nn.Sequential(_conv(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2))
-        self.blocks = nn.ModuleList(_Downwards(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(_Downwards(*pair) for pair in pairwise(widths))
         self.head = _Head(widths[-1])
         self.small = nn.Sequential(
             _conv(3, widths[1], 3, padding=1), nn.LeakyReLU(0.2),
-            *(_Downwards(*pair) for pair in zip(widths[1:-1], widths[2:], strict=True)), _Head(widths[-1]),
+            *(_Downwards(*pair) for pair in pairwise(widths[1:])), _Head(widths[-1]),
         )  # fmt: skip
         self.embedding = nn.Embedding(num_classes, widths[-1])
         nn.init.zeros_(self.embedding.weight)
@@ -134,8 +134,7 @@ class FastGANDiscriminator(nn.Module):
         return torch.cat((self.head(features) + fit, small), dim=1), (middle, features)
 
     def reconstruction_error(self, image: Tensor, features: tuple[Tensor, Tensor], quarter: int) -> Tensor:
-        """Mean absolute error of two pictures that are decoded from the features: the image at half its size, and a
-        quarter of it.
+        """Mean absolute error of two decoded pictures: of the image at half its size, and of a quarter of it.
 
         The paper compares them in the features of a pretrained network; here pixels, for which nothing is fetched.
 
@@ -251,7 +250,7 @@ class _Decoder(nn.Module):
     def __init__(self, inputs: int, doublings: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for number in range(doublings):
+        for _ in range(doublings):
             outputs = max(8, inputs // 2)
             layers += [
                 nn.Upsample(scale_factor=2.0), nn.Conv2d(inputs, 2 * outputs, 3, padding=1, bias=False),

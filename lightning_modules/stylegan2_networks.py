@@ -1,5 +1,6 @@
 """The two networks of StyleGAN2."""
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -40,13 +41,11 @@ class StyleGAN2Generator(nn.Module):
         self.latent = latent
         self.embedding = nn.Embedding(num_classes, latent)
         widths = [2 * latent] + [style] * mapping_layers
-        self.mapping = nn.Sequential(
-            *(EqualLinear(*pair, rate=MAPPING_RATE, active=True) for pair in zip(widths[:-1], widths[1:], strict=True))
-        )
+        self.mapping = nn.Sequential(*(EqualLinear(*pair, rate=MAPPING_RATE, active=True) for pair in pairwise(widths)))
         widths = [min(max_channels, width * 64 // side) for side in self.sides]
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         layers = [StyledLayer(widths[0], widths[0], style)]
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [StyledLayer(before, after, style, double=True), StyledLayer(after, after, style)]
         self.layers = nn.ModuleList(layers)
         self.to_rgb = nn.ModuleList(ModulatedConv(own, 3, 1, style, demodulate=False) for own in widths)
@@ -135,7 +134,7 @@ class StyleGAN2Discriminator(nn.Module):
         sides = [4 * 2**level for level in reversed(range((size // 4).bit_length()))]
         widths = [min(max_channels, width * 64 // side) for side in sides]
         self.stem = EqualConv(3, widths[0], 1)
-        self.blocks = nn.ModuleList(_Residual(*pair) for pair in zip(widths[:-1], widths[1:], strict=True))
+        self.blocks = nn.ModuleList(_Residual(*pair) for pair in pairwise(widths))
         self.last = EqualConv(widths[-1] + 1, widths[-1], 3)
         self.project = EqualLinear(widths[-1] * 16, widths[-1], active=True)
         self.head = EqualLinear(widths[-1], 1)
