@@ -84,7 +84,7 @@ def distance_consistency(source: Sequence[Tensor], target: Sequence[Tensor]) -> 
         target: those of the adapted one.
 
     Returns:
-        Kullback-Leibler divergence of the source's distributions from the adapted ones, mean over samples and layers.
+        Kullback-Leibler divergence KL(adapted || source) of the distributions, mean over samples and layers.
 
     References:
         Ojha et al., Few-shot Image Generation via Cross-domain Correspondence, arXiv 2104.06820, equation 3.
