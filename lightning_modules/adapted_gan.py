@@ -32,6 +32,7 @@ class AdaptedGAN(StyleGAN2):
 
     key: ClassVar[str] = "adapted"
     helper_names: ClassVar[tuple[str, ...]] = ("source",)
+    scores_patches: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class AdaptedGAN(StyleGAN2):
         generator, discriminator = super().new_networks()
         if sources and sources[0].average is not None:
             generator.load_state_dict(sources[0].average.state_dict())
-            discriminator.load_state_dict(sources[0].discriminator.state_dict())
+            discriminator.load_state_dict(sources[0].discriminator.state_dict(), strict=False)  # it scores no patches
         assert isinstance(generator, StyleGAN2Generator)
         generator.mapping.requires_grad_(False)
         generator.embedding.requires_grad_(False)

@@ -24,6 +24,7 @@ class StyleGAN2(GAN):
     """
 
     network_settings: ClassVar[tuple[str, ...]] = (*GAN.network_settings, *NETWORK)
+    scores_patches: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class StyleGAN2(GAN):
         own = self.hparams
         size, classes, latent = own["size"], own["num_classes"], own["latent"]
         generator = StyleGAN2Generator(size, classes, latent, **{name: own[name] for name in NETWORK})
-        return generator, StyleGAN2Discriminator(size, classes, own["width"], own["max_channels"])
+        return generator, StyleGAN2Discriminator(size, classes, own["width"], own["max_channels"], self.scores_patches)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The weights of the two players, the rates adapted to the penalties that come now and then."""

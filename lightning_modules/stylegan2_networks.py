@@ -122,13 +122,16 @@ class StyleGAN2Discriminator(nn.Module):
         num_classes: number of classes C.
         width: see :class:`StyleGAN2Generator`.
         max_channels: see :class:`StyleGAN2Generator`.
+        patches: whether it can score patches.
 
     References:
         Karras et al., arXiv 1912.04958; the class counts by the inner product of Miyato & Koyama, arXiv 1802.05637. The
         patches are those of Ojha et al., arXiv 2104.06820, section 3.2.
     """
 
-    def __init__(self, size: int, num_classes: int, width: int = 256, max_channels: int = 512) -> None:
+    def __init__(
+        self, size: int, num_classes: int, width: int = 256, max_channels: int = 512, patches: bool = False
+    ) -> None:
         """Make the network with fresh weights."""
         super().__init__()
         sides = [4 * 2**level for level in reversed(range((size // 4).bit_length()))]
@@ -140,7 +143,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.head = EqualLinear(widths[-1], 1)
         self.embedding = nn.Embedding(num_classes, widths[-1])
         nn.init.zeros_(self.embedding.weight)
-        self.patch_head = EqualConv(widths[-2], 1, 3, active=False)
+        self.patch_head = EqualConv(widths[-2], 1, 3, active=False) if patches else None
 
     def forward(self, image: Tensor, label: Tensor, part: Literal["whole", "patches"] = "whole") -> Tensor:
         """Score.
@@ -157,6 +160,7 @@ class StyleGAN2Discriminator(nn.Module):
         for block in self.blocks[:-1]:
             features = block(features)
         if part == "patches":
+            assert self.patch_head is not None
             patches: Tensor = self.patch_head(features).flatten(1)
             return patches
         features = self.last(batch_deviation(self.blocks[-1](features)))

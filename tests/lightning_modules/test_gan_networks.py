@@ -38,7 +38,7 @@ def test_shapes(size: int) -> None:
     discriminator = FastGANDiscriminator(size, 3, width=2)
     assert float(discriminator.reconstruction_error(image, discriminator(image, label)[1], 2).detach()) > 0
     assert features[0].shape[-1] == 2 * features[1].shape[-1]
-    other = StyleGAN2Discriminator(size, 3, width=2, max_channels=8)
+    other = StyleGAN2Discriminator(size, 3, width=2, max_channels=8, patches=True)
     assert other(image, label).shape == (4, 1)
     assert other(image, label, "patches").shape == (4, 64)
 
