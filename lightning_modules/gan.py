@@ -63,7 +63,7 @@ class GAN(GenerativeModule):
     (the sum), ``train/generator``, ``train/discriminator``, and signals of what goes wrong: ``train/real_score`` and
     ``train/fake_score``, ``train/real_right`` and ``train/fake_right``, the shares that the discriminator gets right
     (both near 1: it has won; both near 0.5: it cannot tell), ``train/spread``, the standard deviation over the drawn
-    images of a batch relative to that over the real ones (near 0: the generator draws one image), and
+    images of a class relative to that over the real ones (near 0: the generator draws one image of each class), and
     ``val/real_score``, which falls behind ``train/real_score`` when the discriminator learns images by heart.
     """
 
@@ -211,7 +211,7 @@ class GAN(GenerativeModule):
                 "fake_score": turn.fake.mean(),
                 "real_right": (turn.real > 0).float().mean(),
                 "fake_right": (turn.fake < 0).float().mean(),
-                "spread": spread(turn.drawn) / spread(real),
+                "spread": spread(turn.drawn, batch["label"]) / spread(real, batch["label"]),
                 **turn.further,
             }
         named = {f"train/{name}": value.detach() for name, value in signals.items()}
@@ -307,6 +307,8 @@ def frozen(network: nn.Module) -> Iterator[None]:
         network.requires_grad_(True)
 
 
-def spread(image: Tensor) -> Tensor:
-    """Mean over the pixels of the standard deviation over the images [B, ...]."""
-    return image.detach().float().std(dim=0, correction=0).mean()
+def spread(image: Tensor, label: Tensor) -> Tensor:
+    """Root mean square distance of the values of images [B, ...] from their mean over the class [B] in the batch."""
+    image = image.detach().float().flatten(1)
+    same = (label[:, None] == label).float()
+    return (image - same @ image / same.sum(dim=1, keepdim=True)).square().mean().sqrt()

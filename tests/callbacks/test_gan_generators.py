@@ -43,7 +43,7 @@ def adapted() -> AdaptedGAN:
 
 
 def generators(folder: Path) -> dict[str, Any]:
-    made: dict[str, Any] = {"gan": GANGenerator(batch_size=2), "translator": Translator(steps=5, batch_size=2)}
+    made: dict[str, Any] = {"gan": GANGenerator(batch_size=2), "translator": Translator(steps=40, batch_size=2)}
     modules: dict[str, Any] = {"gan": fast(), "translator": adapted()}
     for name, generator in made.items():
         generator.check(modules[name], Data())

@@ -83,9 +83,10 @@ def test_frozen_weights_thaw() -> None:
     assert layer.weight.requires_grad
 
 
-def test_the_spread_of_one_image_is_none() -> None:
-    assert float(spread(torch.ones(4, 3, 2, 2))) == 0
-    assert float(spread(torch.tensor([1.0, -1.0])[:, None, None, None].expand(2, 3, 2, 2))) == 1
+def test_the_spread_is_that_within_classes() -> None:
+    image = torch.tensor([1.0, -1.0, 5.0, 5.0])[:, None, None, None].expand(4, 3, 2, 2)
+    assert float(spread(image, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5**0.5)
+    assert float(spread(image, torch.arange(4))) == 0
 
 
 @pytest.mark.parametrize("make", [fast, styled])
