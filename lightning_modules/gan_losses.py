@@ -69,8 +69,9 @@ def similarities(features: Tensor) -> Tensor:
     Returns:
         Log-softmax over the others of the cosine similarity.
     """
-    flat = F.normalize(features.flatten(1), dim=1)
-    cosine = flat @ flat.T
+    with torch.autocast(features.device.type, enabled=False):  # the likenesses differ little
+        flat = F.normalize(features.float().flatten(1), dim=1)
+        cosine = flat @ flat.T
     count = len(cosine)
     others = ~torch.eye(count, dtype=torch.bool, device=cosine.device)
     return cosine[others].view(count, count - 1).log_softmax(dim=1)
