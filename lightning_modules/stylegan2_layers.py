@@ -100,7 +100,8 @@ class ModulatedConv(nn.Module):
         if not self.demodulate:
             return features
         energy = scales.square() @ weight.square().sum(dim=(2, 3)).T
-        return features * (energy + 1e-8).rsqrt()[:, :, None, None]
+        scaled: Tensor = features * (energy + 1e-8).rsqrt()[:, :, None, None]
+        return scaled
 
 
 class StyledLayer(nn.Module):
@@ -110,20 +111,20 @@ class StyledLayer(nn.Module):
         inputs: channels in.
         outputs: channels out.
         style: length W of a style.
-        double: whether the side is doubled.
+        doubles: whether the side is doubled.
     """
 
-    def __init__(self, inputs: int, outputs: int, style: int, double: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int, style: int, doubles: bool = False) -> None:
         """Make the layer with fresh weights."""
         super().__init__()
         self.convolution = ModulatedConv(inputs, outputs, 3, style)
         self.noise = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs, 1, 1))
-        self.double = double
+        self.doubles = doubles
 
     def forward(self, features: Tensor, style: Tensor, noise: Tensor) -> Tensor:
         """Map [B, inputs, H, W], styles [B, W] and noise [B, 1, S, S] to [B, outputs, S, S]."""
-        if self.double:
+        if self.doubles:
             features = double(features)
         return leaky(self.convolution(features, style) + self.noise * noise + self.bias)
 

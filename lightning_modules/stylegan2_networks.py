@@ -46,7 +46,7 @@ class StyleGAN2Generator(nn.Module):
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         layers = [StyledLayer(widths[0], widths[0], style)]
         for before, after in pairwise(widths):
-            layers += [StyledLayer(before, after, style, double=True), StyledLayer(after, after, style)]
+            layers += [StyledLayer(before, after, style, doubles=True), StyledLayer(after, after, style)]
         self.layers = nn.ModuleList(layers)
         self.to_rgb = nn.ModuleList(ModulatedConv(own, 3, 1, style, demodulate=False) for own in widths)
 

@@ -35,7 +35,8 @@ def weights(run_dir: Path, stage: str) -> dict[str, Any]:
 
 
 def test_a2_killed_everywhere_equals_unbroken(small: Small, tmp_path: Path) -> None:
-    words = [*make_words(small, "a2"), "--stages.gan.max_epochs=2", "--synthesize.generator.steps=1"]
+    words = [*make_words(small, "a2"), "--stages.gan.max_epochs=2", "--stages.adapted.max_epochs=2"]
+    words += ["--synthesize.generator.steps=1"]
     whole = run([*words, f"--run_dir={tmp_path / 'whole'}"], tmp_path / "output")
     assert whole.status == 0, whole.err
     run_dir = tmp_path / "run"
