@@ -103,6 +103,8 @@ class DebiasCLI(LightningCLI):
         )
         parser.add_subclass_arguments(LightningModule, "biased", required=False)
         parser.add_subclass_arguments(LightningModule, "diffusion", required=False)
+        parser.add_subclass_arguments(LightningModule, "gan", required=False)
+        parser.add_subclass_arguments(LightningModule, "adapted", required=False)
         parser.add_subclass_arguments(LightningModule, "pretrain", required=False)
         parser.add_class_arguments(SynthesizeCallback, "synthesize", instantiate=False, sub_configs=True)
         parser.add_class_arguments(Meter, "emissions", instantiate=False)

@@ -14,11 +14,12 @@ class Stage:
     """One stage of the chain: a fit, or several that differ only in their seed.
 
     Attributes:
-        module: The configuration key of the module to fit: ``biased``, ``diffusion``, ``pretrain`` or ``model``.
+        module: The configuration key of the module to fit: ``biased``, ``diffusion``, ``gan``, ``adapted``,
+            ``pretrain`` or ``model``.
         data: The training images: real, of these the mined ones, synthetic, or real and synthetic.
         augment: Random changes of the training images in this stage alone; None takes ``data.augment``.
-        synthesize: When images are synthesised: not at all, before this fit, or after it; ``captions`` mines and
-            captions after it, and leaves the drawing to a later stage.
+        synthesize: When images are synthesised: not at all, before this fit, or after it; ``captions`` mines after it
+            and captions what the generator draws from captions, and leaves the drawing to a later stage.
         init_from: Name of an earlier stage whose classifier this one starts from; None starts fresh.
         init_epoch: Which weights of that stage: those of its last epoch, or of the one that validation has chosen.
         uses: Earlier stages whose trained modules this one is handed, by the name it knows them by; of a repeated

@@ -40,7 +40,7 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
     draw = ImageDraw.Draw(strip)
     font, bold = ImageFont.load_default(13), ImageFont.load_default(14)
     if left > GAP:
-        draw.text((GAP, 6), "mined", "black", bold)
+        draw.text((GAP, 6), "real" if chosen[0].loss is None else "mined", "black", bold)
     draw.text((left, 6), "class, loss, captions" if left > GAP else "class and prompts", "black", bold)
     draw.text((left + CAPTION, 6), "drawn from them", "black", bold)
     for number, row in enumerate(chosen):

@@ -34,7 +34,8 @@ class Row:
 
     Attributes:
         title: Class of the mined image, or class and bias attribute that prompts name.
-        source: Position of the mined image in the training set, None where nothing was mined.
+        source: Position in the training set of the mined image, or of the one that was turned into another; None where
+            there is none.
         loss: Its loss under the biased model, in nats.
         captions: The texts that were kept.
         dropped: The texts that the filter dropped.
@@ -72,11 +73,17 @@ def read_table(
         prompt = record.get("caption", "")
         if prompt and prompt not in own.prompts and len(own.prompts) < DRAWN:
             own.prompts.append(prompt)
-    if not (directory / SELECTION).is_file():
-        return [_group_row(key, drawn[key], class_names, bias_names) for key in sorted(drawn)[:count]]
+    mined = read_json(directory / SELECTION)["items"] if (directory / SELECTION).is_file() else []
+    if not mined:
+        return [_group_row(key, None, drawn[key], class_names, bias_names) for key in sorted(drawn)[:count]]
+    if drawn and {item["index"] for item in mined}.isdisjoint(source for source, _, _ in drawn):
+        # drawn from classes, or from images that were not mined
+        items = [{"label": key[1], "loss": 0.0, "key": key} for key in sorted(drawn)]
+        keys = [item["key"] for item in _by_turns(items)[:count]]
+        return [_group_row(key, key[0] if key[0] >= 0 else None, drawn[key], class_names, bias_names) for key in keys]
     captions = read_captions(directory)
     rows = []
-    for item in _by_turns(read_json(directory / SELECTION)["items"])[:count]:
+    for item in _by_turns(mined)[:count]:
         texts = captions.get(item["index"], [])
         kept, dropped = ([one.text for one in texts if one.kept == verdict] for verdict in (True, False))
         found = drawn.get((item["index"], item["label"], -1), Drawn())
@@ -89,10 +96,16 @@ def count_verdicts(directory: Path) -> dict[str, int]:
     return dict(Counter(str(record.get("verdict", KEEP)) for record in _records(directory)).most_common())
 
 
-def _group_row(key: tuple[int, int, int], drawn: Drawn, class_names: Sequence[str], bias_names: Sequence[str]) -> Row:
+def _group_row(
+    key: tuple[int, int, int],
+    source: int | None,
+    drawn: Drawn,
+    class_names: Sequence[str],
+    bias_names: Sequence[str],
+) -> Row:
     _, label, bias = key
     title = class_names[label] + (f", {bias_names[bias]}" if bias >= 0 else "")
-    return Row(title, None, None, drawn.prompts, [], drawn)
+    return Row(title, source, None, drawn.prompts, [], drawn)
 
 
 def _records(directory: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from callbacks.synthesis.manifest import CAPTIONS, FILTER, MANIFEST, PLAN, SELEC
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
 from callbacks.synthesis.part import check_fingerprint, digest, plain
-from callbacks.synthesis.plan import Count, Prompt, plan_groups, plan_images
+from callbacks.synthesis.plan import Count, Prompt, plan_groups, plan_images, without_captions
 from callbacks.synthesis.progress import Progress
 from callbacks.synthesis.reuse import take_over
 from callbacks.synthesis.templates import Prompter
@@ -48,9 +48,10 @@ class SynthesizeCallback(L.Callback):
             mined, captioned or filtered then. null mines and captions.
         top_k: Mined images, of each class or of the set, as the miner has it.
         miner: Chooses the images on which the biased model fails.
-        captioner: Describes them.
+        captioner: Describes them, if the generator draws from captions.
         text_filter: Drops captions without a frequent word; null keeps all captions (the paper's ablation).
-        generator: Draws from the captions; null stops after the mining (the control that only repeats mined images).
+        generator: Draws from the captions, or from what else it ``draws_from``; null stops after the mining (the
+            control that only repeats mined images).
         gate: Rejects images that must not be learned from.
         images: How many to draw: a number per class (per class and bias attribute where ``prompts`` name both),
             ``aligned`` for as many as the class has unmined images, ``captions`` for one a caption or prompt; with
@@ -142,8 +143,15 @@ class SynthesizeCallback(L.Callback):
                 items = self._mine(directory, trainer, pl_module, data)
             if self.generator is None:
                 return
-            with self.meter.phase("captioning", directory / CAPTIONS):
-                prompts = self._describe(directory, trainer, data, items)
+            if self._reads_captions:
+                with self.meter.phase("captioning", directory / CAPTIONS):
+                    prompts = self._describe(directory, trainer, data, items)
+            else:
+                mined = {item["index"] for item in items}
+                from_images = self.generator.draws_from == "images"
+                prompts = without_captions(
+                    data.train_labels().tolist(), mined, data.class_names, from_images, self._seed
+                )
             if not self.draw:
                 return
             planned = self._plan_captions(data, items, prompts)
@@ -199,7 +207,7 @@ class SynthesizeCallback(L.Callback):
             if not self.draw:
                 raise ConfigError("synthesize.generator is null, so nothing is captioned: set the stage to end")
             return
-        if self.captioner is None:
+        if self.captioner is None and self._reads_captions:
             raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
         # how many are mined follows from the labels, whatever the losses are
         count = len(self.miner.select(torch.zeros(len(labels)), labels, self.top_k))
@@ -208,7 +216,8 @@ class SynthesizeCallback(L.Callback):
                 f"synthesize.top_k={self.top_k} mines all {len(labels)} training images, so that none is left to count"
                 " as aligned; lower it, or set synthesize.images to a number per class"
             )
-        self.captioner.check()
+        if self.captioner is not None and self._reads_captions:
+            self.captioner.check()
         if self.draw:
             self.generator.check(module, data)
             self._check_judge(data)
@@ -254,9 +263,14 @@ class SynthesizeCallback(L.Callback):
             **chosen,
             "top_k": self.top_k,
             "miner": self.miner.settings(),
-            "captioner": self.captioner.settings() if self.captioner else None,
-            "text_filter": self.text_filter.settings() if self.text_filter else None,
+            "captioner": self.captioner.settings() if self.captioner and self._reads_captions else None,
+            "text_filter": self.text_filter.settings() if self.text_filter and self._reads_captions else None,
         }
+
+    @property
+    def _reads_captions(self) -> bool:
+        """Whether what is mined is captioned; nothing is where it is only to be mined, either."""
+        return self.generator is None or self.generator.draws_from == "captions"
 
     @property
     def _seed(self) -> int:

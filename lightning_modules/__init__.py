@@ -1,5 +1,6 @@
 """What is fitted: classifiers, their networks, losses and metrics."""
 
+from .adapted_gan import AdaptedGAN
 from .backbones import backbone_names, build_backbone
 from .biased import BiasedModule
 from .captioning import CaptionModel
@@ -9,6 +10,7 @@ from .dfr import DFR
 from .diffusion import ClassDiffusion
 from .disent import DisEnt
 from .errors import ConfigError, TrainingError
+from .fastgan import FastGAN
 from .group_dro import GroupDRO
 from .jtt import JTT
 from .lff import LfF
@@ -17,12 +19,14 @@ from .metrics import GroupMetrics, GroupTable
 from .rebias import ReBias
 from .selecmix import SelecMix, SelecMixLfF
 from .staged import StagedModule
+from .stylegan2 import StyleGAN2
 from .text_to_image import TextToImage
 from .vanilla import Vanilla
 
 __all__ = [
     "DFR",
     "JTT",
+    "AdaptedGAN",
     "Batch",
     "BiasedModule",
     "CaptionModel",
@@ -31,6 +35,7 @@ __all__ = [
     "ConfigError",
     "DebiasedModule",
     "DisEnt",
+    "FastGAN",
     "GroupDRO",
     "GroupMetrics",
     "GroupTable",
@@ -39,6 +44,7 @@ __all__ = [
     "SelecMix",
     "SelecMixLfF",
     "StagedModule",
+    "StyleGAN2",
     "TextToImage",
     "TrainingError",
     "Vanilla",

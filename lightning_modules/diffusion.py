@@ -2,9 +2,7 @@
 
 import copy
 import json
-import logging
 import math
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -14,19 +12,13 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torchvision.utils import make_grid, save_image
 
 from .class_sampling import draw_classes
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import GenerativeModule, pictures, show_image
+from .generative import CLASSES, GenerativeModule, move_average, pictures, save_grid
 
-_log = logging.getLogger("diffubias")
 KEY = "diffusion"
-
-CLASSES = "classes.json"
-CELL = 64  # least side of an image in the picture of samples, in pixels
 CARD = """---
 library_name: diffusers
 tags: [image-generation, class-conditional]
@@ -216,9 +208,7 @@ class ClassDiffusion(GenerativeModule):
             return
         assert self.unet is not None
         assert self.average is not None
-        decay = min(self.hparams["ema"], step / (9 + step))
-        update: Callable[..., None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        update(list(self.average.parameters()), list(self.unet.parameters()), None)
+        move_average(self.average, self.unet, self.hparams["ema"], step)
         self._averaged_at = step
 
     def _loss(self, network: Any, image: Tensor, label: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -263,16 +253,7 @@ class ClassDiffusion(GenerativeModule):
             images = draw_classes(
                 self.average, scheduler, labels, generators, settings["grid_steps"], settings["grid_weight"]
             )
-        # small images are enlarged, their pixels visible
-        images = F.interpolate(images, scale_factor=max(1, CELL // settings["size"]))
-        grid = make_grid(images, nrow=settings["grid_images"])
-        folder = Path(self.trainer.default_root_dir) / "samples"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_image(grid, folder / f"epoch-{self.current_epoch:04d}.png")
-        except OSError as error:  # a picture is not worth a run, and the other processes would wait for this one
-            _log.warning("no picture of samples: %s", error)
-        show_image(self.trainer, "samples", grid)
+        save_grid(self, images, settings["grid_images"])
 
     # Results
 

@@ -1,8 +1,10 @@
 """What the modules share that learn to draw."""
 
+import logging
 import math
 import shutil
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,13 +12,19 @@ from typing import Any, ClassVar
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torchvision.utils import make_grid, save_image
 
 from .classifier import Batch
 from .errors import ConfigError, TrainingError
 from .pretrained import quieten
 from .staged import StagedModule
+
+_log = logging.getLogger("diffubias")
+CLASSES = "classes.json"
+CELL = 64  # least side of an image in the picture of samples, in pixels
 
 
 def check_trainer(module: L.LightningModule) -> None:
@@ -145,6 +153,35 @@ class EpochLoss:
                 f"{module.hparams['lr']:g}) or trainer.precision to 32-true."
             )
         module.log("train/loss", mean, prog_bar=True, sync_dist=True, batch_size=1)
+
+
+def move_average(average: nn.Module, network: nn.Module, ema: float, step: int) -> None:
+    """Move the running average of a network's weights after optimizer step ``step``, from 1.
+
+    Its decay grows up to ``ema`` in the first steps, so that the start is soon forgotten.
+    """
+    update: Callable[..., None] = get_ema_multi_avg_fn(min(ema, step / (9 + step)))  # type: ignore[no-untyped-call]
+    update(list(average.parameters()), list(network.parameters()), None)
+
+
+def save_grid(module: L.LightningModule, images: Tensor, columns: int) -> None:
+    """Write images as one picture into ``samples/`` of the stage's folder, and show it to the loggers.
+
+    Args:
+        module: who has drawn them.
+        images: float [N, 3, H, W] in [0, 1], row after row.
+        columns: images in a row.
+    """
+    # small images are enlarged, their pixels visible
+    images = F.interpolate(images, scale_factor=max(1, CELL // images.shape[-1]))
+    grid = make_grid(images, nrow=columns)
+    folder = Path(module.trainer.default_root_dir) / "samples"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_image(grid, folder / f"epoch-{module.current_epoch:04d}.png")
+    except OSError as error:  # a picture is not worth a run, and the other processes would wait for this one
+        _log.warning("no picture of samples: %s", error)
+    show_image(module.trainer, "samples", grid)
 
 
 def show_image(trainer: L.Trainer, name: str, image: Tensor) -> None:

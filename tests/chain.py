@@ -96,6 +96,13 @@ class Small:
         elif learnt:
             words += ["diffusion.channels=[8,16]", "diffusion.attention=[false,true]", "diffusion.layers_per_block=1"]
             words += ["diffusion.size=16", "diffusion.grid_images=1", "diffusion.grid_steps=1"]
+        for key in ("gan", "adapted"):
+            if key in settings:
+                words += [
+                    f"{key}.{setting}" for setting in ("size=16", "width=2", "latent=8", "repeats=1", "grid_images=1")
+                ]
+        if settings.get("gan", {}).get("class_path") == "lightning_modules.StyleGAN2":
+            words += ["gan.style=8", "gan.mapping_layers=1", "gan.max_channels=8"]
         name = settings["data"]["class_path"].removeprefix("datamodules.")
         if name == "Miniature":
             words += ["data.train_size=160", "data.test_size=101", "data.val_size=32", "data.batch_size=32"]
@@ -107,8 +114,10 @@ class Small:
         words += ["report.points=30", "report.pictures=1", "report.projections=[pca]"]
         if "synthesize" in settings:
             words += ["synthesize.top_k=2", "synthesize.images=3"]
-            if learnt == "ClassDiffusion":
+            if learnt == "ClassDiffusion" or "adapted" in settings:
                 words += ["synthesize.generator.steps=1"]
+            elif "gan" in settings:
+                pass  # it draws at once
             elif settings["synthesize"].get("generator", {}) is not None:
                 words += self.models("prompts" not in settings["synthesize"])
         return [f"--{word}" for word in words]

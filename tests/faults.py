@@ -15,7 +15,15 @@ from typing import Any
 import lightning.pytorch as pl
 from PIL import Image
 
-from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, Sample
+from callbacks.synthesis import (
+    Captioner,
+    ClassGenerator,
+    DiffusersGenerator,
+    GANGenerator,
+    Gate,
+    Sample,
+    Translator,
+)
 from callbacks.synthesis.plan import Prompt
 
 VARIABLE = "DIFFUBIAS_FAULT"
@@ -64,6 +72,22 @@ class FaultyGenerator(DiffusersGenerator):
 
 
 class FaultyClassGenerator(ClassGenerator):
+    """Visits ``draw`` before every batch."""
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
+        visit("draw")
+        return super().sample(prompts, seeds)
+
+
+class FaultyGANGenerator(GANGenerator):
+    """Visits ``draw`` before every batch."""
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:
+        visit("draw")
+        return super().sample(prompts, seeds)
+
+
+class FaultyTranslator(Translator):
     """Visits ``draw`` before every batch."""
 
     def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Sample]:

@@ -25,7 +25,7 @@ def representatives() -> set[Path]:
     first: dict[str, Path] = {}
     for config in CONFIGS:
         settings = yaml.safe_load(config.read_text())
-        for key in ("data", "model", "biased", "diffusion", "pretrain"):
+        for key in ("data", "model", "biased", "diffusion", "gan", "adapted", "pretrain"):
             if key in settings:
                 first.setdefault(settings[key]["class_path"], config)
     return set(first.values())
@@ -66,7 +66,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     settings = yaml.safe_load(config.read_text())
     stages: list[str] = []
     for name, stage in (settings.get("stages") or {"model": {}}).items():
-        if stage.get("module") != "diffusion":  # it classifies nothing
+        if stage.get("module") not in ("diffusion", "gan", "adapted"):  # they classify nothing
             stages += [f"{name}-{number}" for number in (1, 2, 3)] if "repeat" in stage else [name]
     if settings["model"]["class_path"] == "lightning_modules.CaptionModel":  # it classifies nothing
         assert (tmp_path / "stages/01-model/model/model.safetensors").is_file()

@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
 import torch
 
-from callbacks.synthesis.distributed import on_rank_zero
-from callbacks.synthesis.files import read_json
-from callbacks.synthesis.generator import KEY, Generator, Sample, make_scheduler, to_sample
+from callbacks.synthesis.fitted import FittedGenerator
+from callbacks.synthesis.generator import KEY, Sample, make_scheduler, to_sample
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.class_sampling import draw_classes
-from lightning_modules.diffusion import CLASSES, ClassDiffusion
+from lightning_modules.diffusion import ClassDiffusion
 from lightning_modules.errors import ConfigError
-from lightning_modules.pretrained import find_source, free_memory, load, pick_dtype, weights_digest
+from lightning_modules.pretrained import free_memory, load, pick_dtype
 
 
-class ClassGenerator(Generator):
+class ClassGenerator(FittedGenerator):
     """Draws a class with a ``ClassDiffusion`` model, as Diffusing DeBias does (arXiv 2502.09564, section 3).
 
     The caption of a prompt plays no part. Image i starts from noise of its own CPU generator.
@@ -34,6 +32,10 @@ class ClassGenerator(Generator):
         batch_size: Images a batch; changes the speed only, up to rounding.
     """
 
+    learner = ClassDiffusion
+    index = "unet/config.json"
+    draws_from = "classes"
+
     def __init__(
         self,
         folder: Path | None = None,
@@ -44,70 +46,21 @@ class ClassGenerator(Generator):
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         batch_size: int = 8,
     ) -> None:
-        if steps < 1 or batch_size < 1:
-            raise ConfigError(f"{KEY}: steps and batch_size must be at least 1, got {steps} and {batch_size}")
-        self.folder = folder
+        super().__init__(folder, batch_size)
+        if steps < 1:
+            raise ConfigError(f"{KEY}.steps must be at least 1, got {steps}")
         self.steps = steps
         self.weight = weight if scale is None else scale - 1.0
         self.scheduler = scheduler or "DDIMScheduler"
         self.dtype = dtype
-        self.batch_size = batch_size
         if self.weight < 0:
             raise ConfigError(f"{KEY}: there is no less guidance than none, which is weight 0 or scale 1")
-        self._fitted: Path | None = None
         self._unet: Any = None
         self._noise: Any = None
 
-    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
-        """Look whether the model is there or will be, and is of the classes of the data.
-
-        Raises:
-            ConfigError: It is not.
-        """
-        if self.folder is None:
-            self._check_module(module)
-            return
-        if not (self.folder / "unet" / "config.json").is_file():
-            raise ConfigError(
-                f"{KEY}.folder: {self.folder} holds no unet/config.json: give the folder that a stage of "
-                "ClassDiffusion has written, or null in a chain with such a stage"
-            )
-
-        names = self.folder / CLASSES
-        if data is not None and names.is_file() and read_json(names) != list(data.class_names):
-            raise ConfigError(
-                f"{KEY}.folder: {self.folder} draws the classes {', '.join(read_json(names))}, which are not those of "
-                "the data: give another folder"
-            )
-
-    def _check_module(self, module: Any) -> None:
-        if not isinstance(module, ClassDiffusion):
-            raise ConfigError(
-                f"{KEY}.folder: the stage before has fitted {type(module).__name__}: let it fit ClassDiffusion, or "
-                "give the folder of a model"
-            )
-
-    def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
-        """Have the fitted model written, if none is named.
-
-        Raises:
-            ConfigError: The stage before has fitted something else.
-        """
-        if self.folder is not None:
-            return
-        self._check_module(module)
-        fitted: Any = module
-        on_rank_zero(lambda: fitted.export(folder, data))
-        self._fitted = folder
-
-    def fingerprint(self) -> str:
-        """Return a digest of the fitted weights."""
-        return "" if self._fitted is None else weights_digest(self._fitted)
-
     def describe(self) -> dict[str, Any]:
         """Return model, steps and guidance, the latter as diffusers has it."""
-        name = str(self.folder or type(self).__name__)
-        return {"generator": name, "revision": None, "steps": self.steps, "guidance": 1.0 + self.weight}
+        return {**super().describe(), "steps": self.steps, "guidance": 1.0 + self.weight}
 
     def load(self, device: torch.device) -> None:
         """Load the model.
@@ -119,7 +72,7 @@ class ClassGenerator(Generator):
             return
         import diffusers
 
-        source = find_source(str(self._fitted or self.folder), None, False, KEY)
+        source = self._source()
         unet: Any = diffusers.UNet2DModel
         noise: Any = diffusers.DDPMScheduler
         options = {"local_files_only": True}

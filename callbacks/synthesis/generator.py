@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -57,9 +57,12 @@ class Generator(Part, ABC):
 
     Attributes:
         batch_size: Prompts a call of :meth:`sample` should get.
+        draws_from: What an image is drawn from where images are mined: ``captions`` of mined images; ``classes``, which
+            need no caption; or ``images``, real ones that were not mined and that are turned into others.
     """
 
     batch_size: int = 8
+    draws_from: ClassVar[Literal["captions", "classes", "images"]] = "captions"
 
     def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
         """Find out cheaply whether this will be able to draw; called before the fit that precedes the synthesis.

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")
+ORDER_TAG = 3
 Count = int | Literal["aligned", "captions", "uniform", "additive"]
 
 
@@ -35,6 +36,25 @@ class Prompt:
 def make_seed(*words: int) -> int:
     """Hash non-negative numbers, such as (run seed, image, attempt), into a seed of 32 bits (all that torch uses)."""
     return int(np.random.SeedSequence(list(words)).generate_state(1, np.uint32)[0])
+
+
+def without_captions(
+    labels: Sequence[int], mined: Set[int], class_names: Sequence[str], from_images: bool, seed: int
+) -> list[Prompt]:
+    """List what may be drawn from after a mining where no caption is read; the name of the class stands for it.
+
+    Args:
+        labels: Class of every training image.
+        mined: Which of them were mined.
+        class_names: Names of the classes, by label.
+        from_images: Draw from the training images that were not mined, in random order; else from the classes of those
+            that were.
+        seed: Run seed.
+    """
+    if not from_images:
+        return [Prompt(label, -1, class_names[label]) for label in sorted({labels[index] for index in mined})]
+    order = np.random.default_rng([seed, ORDER_TAG]).permutation(len(labels)).tolist()
+    return [Prompt(labels[index], index, class_names[labels[index]]) for index in order if index not in mined]
 
 
 def plan_images(

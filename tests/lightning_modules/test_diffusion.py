@@ -143,7 +143,7 @@ def test_an_accumulated_step_moves_the_average_once(tmp_path: Path) -> None:
         return lambda *_: None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_modules.diffusion.get_ema_multi_avg_fn", record)
+        patch.setattr("lightning_modules.generative.get_ema_multi_avg_fn", record)
         make_trainer(tmp_path, 1, accumulate_grad_batches=3).fit(module, datamodule=Data())
     assert moves == [1, 2]
 

@@ -1,0 +1,244 @@
+"""Fitting of FastGAN, StyleGAN2 and the adapted one, on toy data."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_modules import AdaptedGAN, ConfigError, FastGAN, StyleGAN2, TrainingError
+from lightning_modules.gan import GAN, frozen, spread
+from lightning_modules.gan_sampling import load_network
+from tests.ddp import run_ddp
+from tests.fitting import as_launched, make_trainer
+from tests.lightning_modules.test_diffusion import Data
+
+TINY: dict[str, Any] = {"latent": 8, "width": 2, "grid_images": 2, "ema": 0.9}
+STYLE: dict[str, Any] = {**TINY, "style": 8, "mapping_layers": 1, "max_channels": 8, "r1_every": 2, "path_every": 3}
+
+
+class Signals(L.Callback):
+    """Keeps what is logged at the end of every epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.rows.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+def fast(**settings: Any) -> GAN:
+    torch.manual_seed(1)
+    return FastGAN(**{**TINY, **settings})
+
+
+def styled(**settings: Any) -> GAN:
+    torch.manual_seed(1)
+    return StyleGAN2(**{**STYLE, **settings})
+
+
+def fitted(module: GAN, folder: Path, epochs: int = 1, **options: Any) -> GAN:
+    make_trainer(folder, epochs, **{"enable_checkpointing": False, **options}).fit(module, datamodule=Data())
+    return module
+
+
+@pytest.fixture(name="source", scope="module")
+def fitted_source(tmp_path_factory: pytest.TempPathFactory) -> StyleGAN2:
+    module = fitted(styled(lr=5e-3), tmp_path_factory.mktemp("source"), 2)
+    assert isinstance(module, StyleGAN2)
+    return module.eval()
+
+
+def adapted(source: StyleGAN2, **settings: Any) -> AdaptedGAN:
+    torch.manual_seed(2)
+    module = AdaptedGAN(**{**TINY, "anchors": 3, "r1_every": 2, **settings})
+    module.helpers = {"source": [source]}
+    return module
+
+
+@pytest.mark.parametrize("make", [fast, styled])
+def test_a_loss_reaches_the_weights_of_its_own_player_only(make: Any) -> None:
+    module = make(num_classes=3, size=8)
+    module.configure_model()
+    torch.manual_seed(0)
+    turn = module.turn(torch.randn(6, 3, 8, 8), torch.arange(6) % 3)
+    turn.discriminator.backward(retain_graph=True)
+    assert all(own.grad is None for own in module.generator.parameters())
+    assert all(own.grad is not None for own in module.discriminator.parameters())
+    module.zero_grad()
+    turn.generator.backward()
+    assert all(own.grad is None for own in module.discriminator.parameters())
+    assert all(own.grad is not None for own in module.generator.parameters())
+
+
+def test_frozen_weights_thaw() -> None:
+    layer = torch.nn.Linear(2, 2)
+    with frozen(layer):
+        assert not layer.weight.requires_grad
+    assert layer.weight.requires_grad
+
+
+def test_the_spread_is_that_within_classes() -> None:
+    image = torch.tensor([1.0, -1.0, 5.0, 5.0])[:, None, None, None].expand(4, 3, 2, 2)
+    assert float(spread(image, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5**0.5)
+    assert float(spread(image, torch.arange(4))) == 0
+
+
+@pytest.mark.parametrize("make", [fast, styled])
+def test_it_learns_for_a_while_without_collapse(make: Any, tmp_path: Path) -> None:
+    """Short training: numbers stay finite, the generator keeps drawing different images, nobody wins for good."""
+    signals, module = Signals(), make(lr=5e-3)
+    fitted(module, tmp_path, 8, callbacks=[signals], check_val_every_n_epoch=4)
+    assert all(math.isfinite(value) for row in signals.rows for value in row.values())
+    last = signals.rows[-1]
+    assert last["train/spread"] > 0.1
+    assert 0 < last["train/real_right"] + last["train/fake_right"] < 2
+    assert {"train/generator", "train/discriminator", "train/real_score", "val/real_score"} <= set(last)
+    assert ("train/r1" in last) == (make is styled)
+    grids = sorted((tmp_path / "samples").iterdir())
+    assert len(grids) == 2
+    with Image.open(grids[-1]) as grid:
+        assert grid.size == (2 * (64 + 2) + 2, 3 * (64 + 2) + 2)
+    # the drawn images come nearer to the real ones in their mean
+    module.export(tmp_path / "model", Data())
+    network = load_network(tmp_path / "model")
+    untrained = make(num_classes=3, size=16)
+    untrained.configure_model()
+    assert distance(network) < 0.85 * distance(untrained.finished())
+
+
+def distance(network: Any) -> float:
+    """How far the mean drawn image is from the mean real one."""
+    from lightning_modules.gan_sampling import draw
+
+    labels = torch.arange(96) % 3
+    images = draw(network, labels, [torch.Generator().manual_seed(number) for number in range(96)])
+    data = Data()
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    real = torch.stack([sample["image"] for sample in data.train.samples]) * std + mean
+    return float((images.mean(dim=0) - real.mean(dim=0)).abs().mean())
+
+
+def test_the_average_begins_with_the_weights_and_follows_them(tmp_path: Path) -> None:
+    module = fitted(fast(ema=0.5), tmp_path)
+    assert module.generator is not None
+    assert module.average is not None
+    differences = [
+        float((one - other).abs().max().detach())
+        for one, other in zip(module.generator.parameters(), module.average.parameters(), strict=True)
+    ]
+    assert 0 < max(differences) < 0.1
+    assert not any(own.requires_grad for own in module.average.parameters())
+
+
+def test_penalties_come_when_it_is_their_turn() -> None:
+    module = styled(num_classes=3, size=8, r1=3.0)
+    module.configure_model()
+    image, label = torch.randn(4, 3, 8, 8), torch.arange(4) % 3
+    weighed, found = module.discriminator_penalty(image, label)  # type: ignore[operator]
+    torch.testing.assert_close(weighed, 3.0 / 2 * 2 * found["r1"])
+    module.hparams["r1"] = 0.0
+    assert module.discriminator_penalty(image, label)[1] == {}  # type: ignore[operator]
+
+
+def test_rates_are_adapted_to_penalties_that_come_now_and_then() -> None:
+    module = styled(num_classes=3, size=8, lr=0.01, betas=(0.5, 0.9), r1=1.0, path=0.0)
+    module.configure_model()
+    generator, discriminator = module.parameter_groups()
+    assert generator["lr"] == 0.01
+    assert discriminator["lr"] == pytest.approx(0.01 * 2 / 3)
+    assert discriminator["betas"] == pytest.approx((0.5 ** (2 / 3), 0.9 ** (2 / 3)))
+
+
+@pytest.mark.parametrize("make", [fast, styled])
+def test_a_checkpoint_brings_all_back(make: Any, tmp_path: Path) -> None:
+    module = make()
+    trainer = make_trainer(tmp_path, 1, enable_checkpointing=True)
+    trainer.fit(module, datamodule=Data())
+    trainer.save_checkpoint(tmp_path / "m.ckpt")
+    content = torch.load(tmp_path / "m.ckpt", weights_only=True)
+    again = make()
+    again.on_load_checkpoint(content)
+    again.load_state_dict(content["state_dict"])
+    for (name, ours), theirs in zip(module.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    with pytest.raises(ConfigError, match=r"gan\.width 2, but this run 4"):
+        make(width=4).on_load_checkpoint(content)
+
+
+def test_adaptation_starts_from_the_source_and_keeps_its_styles(source: StyleGAN2, tmp_path: Path) -> None:
+    module, signals = adapted(source, width=64, distance=10.0, lr=5e-3), Signals()
+    fitted(module, tmp_path, 2, callbacks=[signals])
+    assert module.hparams["width"] == 2  # the source's
+    before: Any = source.average
+    after: Any = module.generator
+    kept = ("mapping.", "embedding.")
+    for name, value in before.state_dict().items():
+        if name.startswith(kept):
+            assert torch.equal(value, after.state_dict()[name]), name
+    assert not torch.equal(before.constant, after.constant)
+    assert all(math.isfinite(value) for row in signals.rows for value in row.values())
+    assert signals.rows[0]["train/distance"] > 0
+    assert not any(name.startswith("helpers") or "source" in name for name in module.state_dict())
+    module.export(tmp_path / "model", Data())
+    again = load_network(tmp_path / "model", "source-")
+    assert all(torch.equal(value, before.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_without_training_the_likenesses_are_the_same(source: StyleGAN2) -> None:
+    module = adapted(source, num_classes=3, size=16)
+    module.configure_model()
+    turn = module.turn(torch.randn(6, 3, 16, 16), torch.arange(6) % 3)
+    assert float(turn.further["distance"].detach()) == pytest.approx(0, abs=1e-6)
+
+
+def test_mistakes_are_named(source: StyleGAN2) -> None:
+    for settings, message in (
+        ({"size": 28}, r"gan\.size=28 is no power of two"),
+        ({"ema": 1.0}, r"gan\.ema"),
+        ({"repeats": 0}, r"gan\.repeats"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            fast(**settings).check_fit(Data())
+    with pytest.raises(ConfigError, match="r1_every"):
+        styled(r1_every=0)
+    with pytest.raises(ConfigError, match="uses must hand over a source"):
+        AdaptedGAN().check_fit(Data())
+    with pytest.raises(ConfigError, match=r"adapted: anchors"):
+        AdaptedGAN(anchors=0)
+    synthetic = Data()
+    synthetic.source = "synthetic"
+    with pytest.raises(ConfigError, match="data must be real or mined"):
+        adapted(source).check_fit(synthetic)
+    with pytest.raises(ConfigError, match=r"gan\.num_classes is not set"):
+        fast().configure_model()
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
+    class Broken(Data):
+        def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+            self.train.samples[0]["image"][:] = float("nan")
+            return super().train_dataloader()
+
+    with pytest.raises(TrainingError, match=r"gan\.lr"):
+        make_trainer(tmp_path, enable_checkpointing=False).fit(fast(), datamodule=Broken())
+
+
+def train_one_of_two(rank: int, world_size: int, folder: Path, kind: str) -> dict[str, Tensor]:
+    module = {"fast": fast, "styled": styled}[kind]()
+    fitted(module, folder, 1, strategy="ddp", devices=2)
+    # statistics of batch normalisation are those of a rank's own share until the next forward pass
+    return {name: own.detach() for name, own in module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["fast", "styled"])
+def test_two_processes_train_one_pair(kind: str, tmp_path: Path) -> None:
+    first, second = run_ddp(as_launched, train_one_of_two, tmp_path, kind)
+    assert set(first) == set(second)
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], msg=name)
