@@ -82,12 +82,12 @@ def real(seed: int, train_size: int = 1000) -> dict[str, tuple[Tensor, Tensor]]:
     data.setup()
     found: dict[str, tuple[Tensor, Tensor]] = {}
     for split in ("test", "train"):
-        labels, biases = data.split_labels(split)  # type: ignore[arg-type]
+        labels, biases = data.split_labels(split)
         wanted = (labels != biases) == (split == "test")
         rows = wanted.nonzero().flatten().tolist()
         parts = {"conflict": rows[::2], "other conflict": rows[1::2]} if split == "test" else {"aligned": rows}
         for name, own in parts.items():
-            batches = list(data.chosen_dataloader(split, own))  # type: ignore[arg-type]
+            batches = list(data.chosen_dataloader(split, own))
             pixels = torch.cat([batch["image"] for batch in batches])
             found[name] = (255 * pixels).round().to(torch.uint8), labels[own]
     return found

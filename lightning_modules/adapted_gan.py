@@ -123,7 +123,7 @@ class AdaptedGAN(StyleGAN2):
         own, count = self.hparams, len(real)
         near = max(1, round(count * own["anchor_share"]))
         latent = torch.randn(count, own["latent"], device=real.device)
-        chosen: Tensor = self.anchors[torch.randint(own["anchors"], (near,), device=real.device)]  # type: ignore[index]
+        chosen: Tensor = self.anchors[torch.randint(own["anchors"], (near,), device=real.device)]
         latent[:near] = chosen + ANCHOR_SPREAD * latent[:near]
         noise = [torch.randn(count, *shape, device=real.device) for shape in generator.noise_shapes]
         style = generator.spread_style(generator.styles(latent, label))
