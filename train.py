@@ -253,7 +253,9 @@ class DebiasCLI(LightningCLI):
         module.stage_name = fit.name
         if not self.cfg.trainer.fast_dev_run:
             return load_trained(module, fit.last)
-        module.hparams["num_classes"] = self.datamodule.num_classes
+        for key, value in (("num_classes", self.datamodule.num_classes), ("size", self.datamodule.image_size)):
+            if key in module.hparams and module.hparams[key] is None:
+                module.hparams[key] = value
         module.configure_model()
         return cast(LightningModule, module.eval())
 

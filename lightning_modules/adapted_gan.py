@@ -39,7 +39,6 @@ class AdaptedGAN(StyleGAN2):
         distance: float = 1000.0,
         anchors: int = 10,
         anchor_share: float = 0.25,
-        path: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Keep the settings; the networks are built later.
@@ -48,15 +47,15 @@ class AdaptedGAN(StyleGAN2):
             distance: weight of the divergence of the likenesses.
             anchors: latents near which whole images are compared with real ones.
             anchor_share: share of the images of a batch that are drawn near an anchor, in (0, 1].
-            path: weight of the path-length penalty; 0 for none.
-            **kwargs: see :class:`StyleGAN2`; settings of the networks are those of the source.
+            **kwargs: see :class:`StyleGAN2`; settings of the networks are those of the source. There is neither a
+                path-length penalty nor mixing of styles.
 
         Raises:
             ConfigError: a value lies outside its range.
         """
         if anchors < 1 or not 0 < anchor_share <= 1:
             raise ConfigError(f"{self.key}: anchors must be at least 1 and anchor_share lie in (0, 1].")
-        super().__init__(path=path, **kwargs)
+        super().__init__(path=0.0, mixing=0.0, **kwargs)
         self.register_buffer("anchors", torch.empty(0))
 
     # Building

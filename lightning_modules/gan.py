@@ -211,7 +211,7 @@ class GAN(GenerativeModule):
                 "fake_score": turn.fake.mean(),
                 "real_right": (turn.real > 0).float().mean(),
                 "fake_right": (turn.fake < 0).float().mean(),
-                "spread": spread(turn.drawn, batch["label"]) / spread(real, batch["label"]),
+                "spread": relative_spread(turn.drawn, real, batch["label"]),
                 **turn.further,
             }
         named = {f"train/{name}": value.detach() for name, value in signals.items()}
@@ -257,7 +257,11 @@ class GAN(GenerativeModule):
 
     def finished(self) -> Any:
         """A copy of the averaged generator, ready to draw."""
-        network = copy.deepcopy(self.average)
+        average: Any = self.average
+        with torch.random.fork_rng(devices=[]):  # a new one, since trainer.sync_batchnorm changes the layers of the old
+            network = type(average)(**average.settings)
+        network.load_state_dict(average.state_dict())
+        network.to(self.device).requires_grad_(False)
         settle_statistics(network)
         return network
 
@@ -305,6 +309,12 @@ def frozen(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         network.requires_grad_(True)
+
+
+def relative_spread(drawn: Tensor, real: Tensor, label: Tensor) -> Tensor:
+    """The spread of drawn images by that of real ones; 1 for a batch that has no class twice, which tells nothing."""
+    own, wanted = spread(drawn, label), spread(real, label)
+    return torch.where(wanted > 0, own / wanted, torch.ones_like(own))
 
 
 def spread(image: Tensor, label: Tensor) -> Tensor:

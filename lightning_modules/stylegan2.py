@@ -18,9 +18,9 @@ PATH_DECAY = 0.01  # of the running mean of path lengths (arXiv 1912.04958, appe
 class StyleGAN2(GAN):
     """StyleGAN2 (Karras et al., arXiv 1912.04958), conditional on the class.
 
-    Logistic loss; the gradient penalty R1 and the path-length penalty come every so many steps, weighed accordingly,
-    and learning rate and betas are adapted to that, as in appendix B of the paper. Logs also ``train/r1``, the mean
-    squared gradient, and ``train/path``, the path-length penalty.
+    Logistic loss; the gradient penalty R1 and the path-length penalty come every so many steps, weighed accordingly
+    (appendix B of the paper). They are part of the step of that turn and no step of their own, so that the rates need
+    not be adapted. Logs also ``train/r1``, the mean squared gradient, and ``train/path``, the path-length penalty.
     """
 
     network_settings: ClassVar[tuple[str, ...]] = (*GAN.network_settings, *NETWORK)
@@ -75,16 +75,6 @@ class StyleGAN2(GAN):
         size, classes, latent = own["size"], own["num_classes"], own["latent"]
         generator = StyleGAN2Generator(size, classes, latent, **{name: own[name] for name in NETWORK})
         return generator, StyleGAN2Discriminator(size, classes, own["width"], own["max_channels"], self.scores_patches)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """The weights of the two players, the rates adapted to the penalties that come now and then."""
-        groups = super().parameter_groups()
-        own = self.hparams
-        plans = ((own["path"], own["path_every"]), (own["r1"], own["r1_every"]))
-        for group, (weight, every) in zip(groups, plans, strict=True):
-            share = every / (every + 1) if weight else 1.0
-            group |= {"lr": own["lr"] * share, "betas": tuple(beta**share for beta in own["betas"])}
-        return groups
 
     def turn(self, real: Tensor, label: Tensor) -> Turn:
         """Logistic losses and, when it is their turn, the penalties."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules import AdaptedGAN, ConfigError, FastGAN, StyleGAN2, TrainingError
-from lightning_modules.gan import GAN, frozen, spread
+from lightning_modules.gan import GAN, frozen, relative_spread, spread
 from lightning_modules.gan_sampling import load_network
 from tests.ddp import run_ddp
 from tests.fitting import as_launched, make_trainer
@@ -87,6 +87,8 @@ def test_the_spread_is_that_within_classes() -> None:
     image = torch.tensor([1.0, -1.0, 5.0, 5.0])[:, None, None, None].expand(4, 3, 2, 2)
     assert float(spread(image, torch.tensor([0, 0, 1, 1]))) == pytest.approx(0.5**0.5)
     assert float(spread(image, torch.arange(4))) == 0
+    assert float(relative_spread(image, image, torch.arange(4))) == 1
+    assert float(relative_spread(2 * image, image, torch.tensor([0, 0, 1, 1]))) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("make", [fast, styled])
@@ -146,13 +148,20 @@ def test_penalties_come_when_it_is_their_turn() -> None:
     assert module.discriminator_penalty(image, label)[1] == {}  # type: ignore[operator]
 
 
-def test_rates_are_adapted_to_penalties_that_come_now_and_then() -> None:
-    module = styled(num_classes=3, size=8, lr=0.01, betas=(0.5, 0.9), r1=1.0, path=0.0)
+def test_statistics_are_settled_with_synchronised_batch_normalisation_too() -> None:
+    module = fast(num_classes=3, size=8)
     module.configure_model()
-    generator, discriminator = module.parameter_groups()
-    assert generator["lr"] == 0.01
-    assert discriminator["lr"] == pytest.approx(0.01 * 2 / 3)
-    assert discriminator["betas"] == pytest.approx((0.5 ** (2 / 3), 0.9 ** (2 / 3)))
+    torch.manual_seed(0)
+    expected = {name: value.clone() for name, value in module.finished().state_dict().items()}
+    state = torch.get_rng_state()
+    module.average = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module.average)
+    found = module.finished().state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    means = [name for name in found if name.endswith("running_mean")]
+    assert means
+    assert all(found[name].abs().sum() > 0 for name in means)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
 
 
 @pytest.mark.parametrize("make", [fast, styled])
