@@ -100,3 +100,10 @@ def test_mistakes_are_one_line_before_the_first_fit(
     assert len(outcome.errors) == 1
     assert message in outcome.errors[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_a2_is_rehearsed_with_the_size_of_the_data(small: Small, tmp_path: Path) -> None:
+    words = [word for word in make_words(small, "a2") if not word.startswith(("--gan.size", "--adapted.size"))]
+    assert len(words) < len(make_words(small, "a2"))
+    outcome = call(*words, "--data.image_size=16", "--trainer.fast_dev_run=1", f"--run_dir={tmp_path / 'run'}")
+    assert outcome.status == 0, outcome.err
