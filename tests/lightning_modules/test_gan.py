@@ -154,7 +154,8 @@ def test_statistics_are_settled_with_synchronised_batch_normalisation_too() -> N
     torch.manual_seed(0)
     expected = {name: value.clone() for name, value in module.finished().state_dict().items()}
     state = torch.get_rng_state()
-    module.average = torch.nn.SyncBatchNorm.convert_sync_batchnorm(module.average)
+    convert: Any = torch.nn.SyncBatchNorm.convert_sync_batchnorm
+    module.average = convert(module.average)
     found = module.finished().state_dict()
     assert torch.equal(torch.get_rng_state(), state)
     means = [name for name in found if name.endswith("running_mean")]
