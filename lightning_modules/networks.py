@@ -151,9 +151,11 @@ class SimpleConv(nn.Module):
             stride: that of the first, 1 in theirs; with kernels of 1 pixel a larger one looks at fewer pixels.
         """
         super().__init__()
+        # a kernel of 1 pixel that steps over pixels is one that never gets them; oneDNN's own way has corrupted memory
+        self.step = stride if kernel_size == 1 else 1
         layers: list[nn.Module] = []
         for width_in, width_out in zip([3, *channels[:-1]], channels, strict=True):
-            first = stride if not layers else 1
+            first = stride // self.step if not layers else 1
             conv = nn.Conv2d(width_in, width_out, kernel_size, first, padding=kernel_size // 2)
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             layers += [conv, nn.BatchNorm2d(width_out), nn.ReLU(inplace=True)]
@@ -163,6 +165,7 @@ class SimpleConv(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Scores [B, C] of images [B, 3, H, W]."""
+        image = image[..., :: self.step, :: self.step]
         scores: Tensor = self.head(self.pool(self.layers(image)).flatten(1))
         return scores
 

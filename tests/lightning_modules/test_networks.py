@@ -97,6 +97,15 @@ def test_simpleconv_keeps_the_side() -> None:
     assert SimpleConv(10, channels=[4, 6]).layers(torch.rand(2, 3, 28, 28)).shape == (2, 6, 28, 28)
 
 
+def test_a_kernel_of_one_pixel_steps_over_pixels_as_a_strided_convolution() -> None:
+    model, image = SimpleConv(10, channels=[4], kernel_size=1, stride=4).eval(), torch.rand(2, 3, 30, 28)
+    conv = model.layers[0]
+    assert isinstance(conv, nn.Conv2d)
+    strided = nn.functional.conv2d(image, conv.weight, conv.bias, stride=4)
+    expected = model.head(model.layers[1:](strided).mean(dim=(2, 3)))
+    torch.testing.assert_close(model(image), expected)
+
+
 def test_simpleconv_with_kernel_1_sees_no_shapes() -> None:
     image = torch.rand(2, 3, 8, 8)
     mixed = image.flatten(2)[:, :, torch.randperm(64)].view_as(image)
