@@ -245,7 +245,7 @@ class DebiasCLI(LightningCLI):
             evaluate(trainer, module, self.datamodule, fit)
         trainer.strategy.barrier()  # every node has written its records
         log_costs(trainer, self.run_dir, fit.name)
-        finish(trainer.loggers)
+        finish(trainer.loggers, is_last=fit is fits[-1])
 
     def _helper(self, fit: Fit) -> LightningModule:
         """Make the module that an earlier stage has trained."""
@@ -452,6 +452,7 @@ def main(args: list[str] | None = None) -> None:
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended.*")  # as a report reopens a run
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
+    warnings.filterwarnings("ignore", ".*wandb run already in progress.*")  # one for all stages
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # on a CPU, moments of weights that are rarely used would slow Adam down
     try:

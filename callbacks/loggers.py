@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from callbacks.synthesis.part import digest
 
 # What Lightning's own arguments default to: not the user's choice.
-DEFAULTS = {"project": "lightning_logs", "name": "lightning_logs", "save_dir": "."}
+DEFAULTS = {"project": "lightning_logs", "name": "lightning_logs", "save_dir": ".", "prefix": ""}
 
 
 class TensorBoard(TensorBoardLogger):
@@ -39,7 +39,7 @@ def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[
     Args:
         specs: What the configuration has: False, None or True for the default, a logger's class and arguments, or a
             list of such.
-        run_dir: The run folder; the group of the chain's W&B runs is named after it.
+        run_dir: The run folder; the W&B run of the chain is named after it.
         name: Name of the stage.
         directory: Its folder.
 
@@ -61,11 +61,16 @@ def run_name(run_dir: Path) -> str:
     return re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
 
 
-def finish(loggers: Sequence[Logger]) -> None:
-    """End the logs of a stage."""
+def finish(loggers: Sequence[Logger], is_last: bool) -> None:
+    """End the logs of a stage.
+
+    Args:
+        loggers: Those of the stage.
+        is_last: Whether the chain ends with it: until then its W&B run stays open, and the next stage goes on in it.
+    """
     for logger in loggers:
         logger.finalize("success")
-        if isinstance(logger, WandbLogger):  # else the next stage's logger would join this run
+        if is_last and isinstance(logger, WandbLogger):
             logger.experiment.finish()
 
 
@@ -76,12 +81,11 @@ def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path) -> Logger
     run = run_name(run_dir)
     kind = spec.class_path.rpartition(".")[2]
     if kind == "WandbLogger":
-        name = f"{run}-{stage}"
         # sweeps have many folders of one name: the id is that of the place
-        own_id = f"{run}-{stage}-{digest(str(run_dir.resolve()))[:8]}"
-        ours = {"project": "diffubias", "group": run, "name": name, "id": own_id, "resume": "allow"}
-        arguments = {**ours, "save_dir": str(directory), **arguments}
-        directory.mkdir(parents=True, exist_ok=True)
+        own_id = f"{run}-{digest(str(run_dir.resolve()))[:8]}"
+        ours = {"project": "diffubias", "name": run, "id": own_id, "resume": "allow", "prefix": stage}
+        arguments = {**ours, "save_dir": str(run_dir), **arguments}
+        run_dir.mkdir(parents=True, exist_ok=True)
         for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way
             os.environ.setdefault(variable, str(run_dir.resolve() / "wandb"))
     elif kind in ("TensorBoard", "TensorBoardLogger"):

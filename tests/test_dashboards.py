@@ -66,15 +66,16 @@ def wandb_run(fit: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
     return run_dir, home
 
 
-def offline(run_dir: Path, stage: str) -> Path:
-    (file,) = (run_dir / "stages" / stage).rglob("*.wandb")
+def offline(run_dir: Path) -> Path:
+    """The one file of the one W&B run, which all stages share."""
+    (file,) = run_dir.rglob("*.wandb")
     return file
 
 
 def test_wandb_shows_the_synthesis(wandb_run: tuple[Path, Path]) -> None:
     run_dir, _ = wandb_run
     synthetic = run_dir / "synthetic"
-    file = offline(run_dir, "01-biased")
+    file = offline(run_dir)
     kept = artifacts(file)
     table = json.loads(kept["run_table", "synthesis/table.table.json"].read_text())
     assert table["columns"] == [
@@ -113,7 +114,7 @@ def test_wandb_shows_the_synthesis(wandb_run: tuple[Path, Path]) -> None:
 
 def test_wandb_shows_groups_settings_and_costs(wandb_run: tuple[Path, Path]) -> None:
     run_dir, home = wandb_run
-    file = offline(run_dir, "02-debiased")
+    file = offline(run_dir)
     table = json.loads(artifacts(file)["run_table", "groups/table.table.json"].read_text())
     assert table["columns"] == ["stage", "accuracy", "aligned", "conflict", "worst_group"]
     results = json.loads((run_dir / "results.json").read_text())["test"]
@@ -121,17 +122,22 @@ def test_wandb_shows_groups_settings_and_costs(wandb_run: tuple[Path, Path]) -> 
         assert stage == name
         assert values == pytest.approx([results[name][metric] for metric in table["columns"][1:]])
     logged = history(file)
-    (bars,) = file.parent.rglob("bars_*.png")
-    with Image.open(bars) as image:
-        assert image.size == (logged["groups/bars/width"][-1], logged["groups/bars/height"][-1])
+    pictures = logged["groups/bars/path"]  # before and after, each with its step in its name
+    assert len(pictures) == len(set(pictures)) == 2
+    for name, width, height in zip(pictures, logged["groups/bars/width"], logged["groups/bars/height"], strict=True):
+        with Image.open(file.parent / "files" / name) as image:
+            assert image.size == (width, height)
     assert config(file)["configuration"]["synthesize"]["top_k"] == 2
-    for stage in ("01-biased", "02-debiased"):
-        logged = history(offline(run_dir, stage))
-        costs = costs_of(run_dir, stage.partition("-")[2])
-        assert {key: logged[key] for key in costs} == {key: [pytest.approx(own)] for key, own in costs.items()}
-    # nothing is outside the run folder, and each stage is a run of its own with curves of the same names
+    curves = ("val/accuracy", "train/loss", "test/conflict")
+    for stage in ("biased", "debiased"):
+        costs = {f"{stage}-{key}": [pytest.approx(own)] for key, own in costs_of(run_dir, stage).items()}
+        assert {key: logged[key] for key in costs} == costs
+        # one W&B run, in which the stage stands before the name of every curve
+        assert {f"{stage}-{curve}" for curve in curves} <= logged.keys()
+        assert logged[f"{stage}-test/conflict"] == [pytest.approx(results[stage]["conflict"])]
+    assert not [key for key in logged if key.startswith(("val/", "train/", "test/", "emissions/"))]
+    # nothing is outside the run folder
     assert not [path for path in home.rglob("*") if path.is_file() and "wandb" in path.parts]
-    assert {"val/accuracy", "train/loss", "test/conflict"} <= history(file).keys()
 
 
 @pytest.fixture(scope="module")
