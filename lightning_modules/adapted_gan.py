@@ -12,6 +12,7 @@ from .gan_augment import augment
 from .gan_losses import distance_consistency, logistic_discriminator, logistic_generator
 from .gan_sampling import save_network
 from .stylegan2 import StyleGAN2
+from .stylegan2_layers import GROUP
 from .stylegan2_networks import StyleGAN2Generator
 
 SOURCE = "source-"  # what the files of the source generator begin with
@@ -46,7 +47,8 @@ class AdaptedGAN(StyleGAN2):
         Args:
             distance: weight of the divergence of the likenesses.
             anchors: latents near which whole images are compared with real ones.
-            anchor_share: share of the images of a batch that are drawn near an anchor, in (0, 1].
+            anchor_share: share of the images of a batch that are drawn near an anchor, in (0, 1]; at least 4 are, whose
+                deviation the discriminator looks at.
             **kwargs: see :class:`StyleGAN2`; settings of the networks are those of the source. There is neither a
                 path-length penalty nor mixing of styles.
 
@@ -79,11 +81,19 @@ class AdaptedGAN(StyleGAN2):
         for name in self.network_settings:
             self.hparams[name] = source.hparams[name]
 
+    def configure_model(self) -> None:
+        """Build the networks and the average with the settings of the source, once.
+
+        Raises:
+            ConfigError: see :class:`GAN`.
+        """
+        if sources := self.helpers.get("source"):
+            self._take_settings(sources[0])
+        super().configure_model()
+
     def new_networks(self) -> tuple[nn.Module, nn.Module]:
         """The networks of the source, its averaged generator, or new ones where there is none."""
         sources = self.helpers.get("source")
-        if sources:
-            self._take_settings(sources[0])
         generator, discriminator = super().new_networks()
         if sources and sources[0].average is not None:
             generator.load_state_dict(sources[0].average.state_dict())
@@ -120,7 +130,7 @@ class AdaptedGAN(StyleGAN2):
         network: Any = self.discriminator
         generator: Any = self.generator
         own, count = self.hparams, len(real)
-        near = max(1, round(count * own["anchor_share"]))
+        near = min(count, max(GROUP, round(count * own["anchor_share"])))
         latent = torch.randn(count, own["latent"], device=real.device)
         chosen: Tensor = self.anchors[torch.randint(own["anchors"], (near,), device=real.device)]
         latent[:near] = chosen + ANCHOR_SPREAD * latent[:near]
@@ -131,12 +141,14 @@ class AdaptedGAN(StyleGAN2):
             _, wanted = self._source.synthesise(style, noise)
         distance = distance_consistency(wanted, features)
         shown, fake = augment(real, own["augmentations"]), augment(drawn, own["augmentations"])
-        real_scores, fake_scores = network(shown, label), network(fake[:near].detach(), label[:near])
+        seen, seen_fake = network.look(shown), network.look(fake.detach())
+        real_scores, fake_scores = network.score(seen, label), network.score(seen_fake[:near], label[:near])
         loss = logistic_discriminator(real_scores, fake_scores)
-        loss = loss + logistic_discriminator(network(shown, label, "patches"), network(fake.detach(), label, "patches"))
+        loss = loss + logistic_discriminator(network.score_patches(seen), network.score_patches(seen_fake))
         with frozen(network):
-            pleased = logistic_generator(network(fake[:near], label[:near]))
-            pleased = pleased + logistic_generator(network(fake, label, "patches"))
+            again = network.look(fake)
+            pleased = logistic_generator(network.score(again[:near], label[:near]))
+            pleased = pleased + logistic_generator(network.score_patches(again))
         penalty, found = self.discriminator_penalty(shown, label)
         return Turn(
             loss + penalty, pleased + own["distance"] * distance, real_scores, fake_scores, drawn,

@@ -26,6 +26,7 @@ class CaptionModel(GenerativeModule):
     """
 
     key: ClassVar[str] = KEY
+    network_settings: ClassVar[tuple[str, ...]] = ("model",)
 
     def __init__(
         self,
@@ -144,15 +145,3 @@ class CaptionModel(GenerativeModule):
             f"{self.hparams['model']}, fine-tuned by diffubias for {self.global_step} steps on {type(data).__name__}.\n"
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the model for the weights.
-
-        Raises:
-            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written for another model.
-        """
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        if saved.get("model", self.hparams["model"]) != self.hparams["model"]:
-            raise ConfigError(f"the checkpoint has {KEY}.model {saved['model']}, but this run {self.hparams['model']}.")
-        self.configure_model()

@@ -1,22 +1,21 @@
 """A class-conditional diffusion model of the training images, which learns their bias along with them."""
 
 import copy
-import json
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .class_conditional import ClassConditional
 from .class_sampling import draw_classes
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import CLASSES, GenerativeModule, move_average, pictures, save_grid
+from .generative import pictures, save_grid
 
 KEY = "diffusion"
 CARD = """---
@@ -30,7 +29,7 @@ Classes: {classes}
 """
 
 
-class ClassDiffusion(GenerativeModule):
+class ClassDiffusion(ClassConditional):
     """A class-conditional diffusion model with classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
     The first stage of Diffusing DeBias (arXiv 2502.09564, section 3): trained on the biased set, it draws images that
@@ -40,6 +39,10 @@ class ClassDiffusion(GenerativeModule):
     ``average``, the running average of the weights, is what draws, validates and is exported. Logs ``train/loss`` and
     ``val/loss``, the mean squared error; the latter is of noise and times that are the same in every epoch.
     """
+
+    network_settings: ClassVar[tuple[str, ...]] = (
+        "num_classes", "size", "channels", "attention", "layers_per_block", "prediction",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -99,19 +102,21 @@ class ClassDiffusion(GenerativeModule):
             raise ConfigError(
                 f"diffusion.class_dropout must lie in [0, 1), but is {class_dropout}: set it to 0.1, say."
             )
-        if not 0 <= ema < 1:
-            raise ConfigError(f"diffusion.ema must lie in [0, 1), but is {ema}: set it to 0.9999, say.")
         if not 1 <= grid_steps <= noise_steps:
             raise ConfigError(
                 f"{KEY}.grid_steps must lie between 1 and {noise_steps}, but is {grid_steps}: set it to 25."
             )
-        super().__init__(optimizer, scheduler)
+        super().__init__(ema, optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.unet: nn.Module | None = None
-        self.average: nn.Module | None = None
-        self._averaged_at = 0
 
     # Building
+
+    @property
+    def learner(self) -> nn.Module:
+        """The network that is averaged."""
+        assert self.unet is not None
+        return self.unet
 
     def configure_model(self) -> None:
         """Build the network and its average, once.
@@ -121,12 +126,7 @@ class ClassDiffusion(GenerativeModule):
         """
         if self.unet is not None:
             return
-        data = getattr(self._trainer, "datamodule", None)
-        for own, its in (("num_classes", "num_classes"), ("size", "image_size")):
-            if self.hparams[own] is None:
-                if data is None:
-                    raise ConfigError(f"diffusion.{own} is not set and there is no data module to ask: set it.")
-                self.hparams[own] = int(getattr(data, its))
+        self.settle_sizes()
         with torch.device("cpu"):
             self.unet = self._new_network().to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.unet).requires_grad_(False)
@@ -171,7 +171,7 @@ class ClassDiffusion(GenerativeModule):
         """Refuse data that cannot be learnt.
 
         Raises:
-            ConfigError: see :class:`GenerativeModule`, or the size does not fit the levels.
+            ConfigError: see :class:`ClassConditional`, or the size does not fit the levels.
         """
         super().check_fit(data)
         self._check_size(self.hparams["size"] or int(data.image_size))
@@ -186,10 +186,6 @@ class ClassDiffusion(GenerativeModule):
 
     # Training
 
-    def on_train_start(self) -> None:
-        """The average of a fit that goes on has seen all its steps so far."""
-        self._averaged_at = self.global_step
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of what the network predicts, over images whose class is dropped now and then."""
         image, label = pictures(self, batch, self.hparams["size"]), batch["label"]
@@ -200,16 +196,6 @@ class ClassDiffusion(GenerativeModule):
         loss = self._loss(self.unet, image, label, noise, time)
         self.epoch_loss.add(loss, len(image))
         return loss
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Move the average, once an optimizer step."""
-        step = self.global_step
-        if step == self._averaged_at:
-            return
-        assert self.unet is not None
-        assert self.average is not None
-        move_average(self.average, self.unet, self.hparams["ema"], step)
-        self._averaged_at = step
 
     def _loss(self, network: Any, image: Tensor, label: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         schedule = self.noise_schedule
@@ -231,17 +217,8 @@ class ClassDiffusion(GenerativeModule):
         loss = self._loss(self.average, image, batch["label"], noise, time)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(image), add_dataloader_idx=False)
 
-    def on_validation_epoch_end(self) -> None:
-        """Draw some images of every class, see :meth:`draw_grid`."""
-        if not self.trainer.sanity_checking and self.hparams["grid_images"]:
-            self.draw_grid()
-
-    @rank_zero_only
     def draw_grid(self) -> None:
-        """Draw a row of images a class into ``samples/`` of the stage's folder, and show it to the loggers.
-
-        The images start from the same noise in every epoch. The state of the global random numbers stays as it is.
-        """
+        """Draw a row of images a class, see :class:`ClassConditional`."""
         import diffusers
 
         make: Any = diffusers.DDIMScheduler
@@ -268,30 +245,5 @@ class ClassDiffusion(GenerativeModule):
         average: Any = self.average
         average.save_pretrained(folder / "unet")
         self.noise_schedule.save_pretrained(folder / "scheduler")
-        count = sum(parameter.numel() for parameter in average.parameters())
-        card = CARD.format(
-            parameters=count / 1e6, size=self.hparams["size"], prediction=self.hparams["prediction"],
-            steps=self.global_step, data=type(data).__name__, nothing=self.hparams["num_classes"],
-            classes=", ".join(f"{label} {name}" for label, name in enumerate(data.class_names)),
-        )  # fmt: skip
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / CLASSES).write_text(json.dumps(list(data.class_names)), encoding="utf-8")
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the network for the weights.
-
-        Raises:
-            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written with other settings.
-        """
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for key in ("num_classes", "size"):
-            if self.hparams[key] is None:
-                self.hparams[key] = saved.get(key)
-        for key in ("num_classes", "size", "channels", "attention", "layers_per_block", "prediction"):
-            if key in saved and saved[key] != self.hparams[key]:
-                raise ConfigError(
-                    f"the checkpoint has diffusion.{key} {saved[key]}, but this run {self.hparams[key]}: make them "
-                    "agree."
-                )
-        self.configure_model()
+        own = self.hparams
+        self.write_card(folder, data, CARD, prediction=own["prediction"], nothing=own["num_classes"])

@@ -1,7 +1,6 @@
 """What the generative adversarial networks share: one step of both players, averaged weights, signals, results."""
 
 import copy
-import json
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
+from .class_conditional import ClassConditional
 from .classifier import Batch
 from .errors import ConfigError
 from .gan_augment import Augmentation
 from .gan_sampling import draw, save_network, settle_statistics
-from .generative import CLASSES, GenerativeModule, move_average, pictures, save_grid
+from .generative import pictures, save_grid
 
 CARD = """---
 library_name: diffubias
@@ -52,7 +51,7 @@ class Turn:
     further: dict[str, Tensor] = field(default_factory=dict)
 
 
-class GAN(GenerativeModule):
+class GAN(ClassConditional):
     """A generator and a discriminator, conditional on the class; a subclass gives the networks and their losses.
 
     Both take their step at once, from one backward pass over the sum of the two losses, of which each reaches the
@@ -68,7 +67,6 @@ class GAN(GenerativeModule):
     """
 
     key: ClassVar[str] = "gan"
-    # settings that a checkpoint must agree on
     network_settings: ClassVar[tuple[str, ...]] = ("num_classes", "size", "latent")
 
     def __init__(
@@ -109,14 +107,16 @@ class GAN(GenerativeModule):
         for name, value in (("latent", latent), ("repeats", repeats)):
             if value < 1:
                 raise ConfigError(f"{self.key}.{name} must be at least 1, but is {value}.")
-        if not 0 <= ema < 1:
-            raise ConfigError(f"{self.key}.ema must lie in [0, 1), but is {ema}: set it to 0.999, say.")
-        super().__init__(optimizer, scheduler)
+        super().__init__(ema, optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.generator: nn.Module | None = None
         self.discriminator: nn.Module | None = None
-        self.average: nn.Module | None = None
-        self._averaged_at = 0
+
+    @property
+    def learner(self) -> nn.Module:
+        """The network that is averaged."""
+        assert self.generator is not None
+        return self.generator
 
     # What a subclass gives
 
@@ -147,12 +147,7 @@ class GAN(GenerativeModule):
         """
         if self.generator is not None:
             return
-        data = getattr(self._trainer, "datamodule", None)
-        for own, its in (("num_classes", "num_classes"), ("size", "image_size")):
-            if self.hparams[own] is None:
-                if data is None:
-                    raise ConfigError(f"{self.key}.{own} is not set and there is no data module to ask: set it.")
-                self.hparams[own] = int(getattr(data, its))
+        self.settle_sizes()
         self.check_size(self.hparams["size"])
         with torch.device("cpu"):
             self.generator, self.discriminator = self.new_networks()
@@ -162,7 +157,7 @@ class GAN(GenerativeModule):
         """Refuse data that cannot be learnt.
 
         Raises:
-            ConfigError: see :class:`GenerativeModule`, or the images are synthetic, or of a size that does not fit.
+            ConfigError: see :class:`ClassConditional`, or the images are synthetic, or of a size that does not fit.
         """
         super().check_fit(data)
         if data.source not in ("real", "mined"):
@@ -193,10 +188,6 @@ class GAN(GenerativeModule):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             data.repeat_entries(torch.arange(len(data.train_labels())), self.hparams["repeats"])
 
-    def on_train_start(self) -> None:
-        """The average of a fit that goes on has seen all its steps so far."""
-        self._averaged_at = self.global_step
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of what both players minimise."""
         real = pictures(self, batch, self.hparams["size"])
@@ -218,16 +209,6 @@ class GAN(GenerativeModule):
         self.log_dict(named, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(real))
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Move the average, once an optimizer step."""
-        step = self.global_step
-        if step == self._averaged_at:
-            return
-        assert self.generator is not None
-        assert self.average is not None
-        move_average(self.average, self.generator, self.hparams["ema"], step)
-        self._averaged_at = step
-
     # Validation
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -237,17 +218,8 @@ class GAN(GenerativeModule):
         score = self.scores(pictures(self, batch, self.hparams["size"]), batch["label"]).mean()
         self.log("val/real_score", score, sync_dist=True, batch_size=len(batch["label"]), add_dataloader_idx=False)
 
-    def on_validation_epoch_end(self) -> None:
-        """Draw some images of every class, see :meth:`draw_grid`."""
-        if not self.trainer.sanity_checking and self.hparams["grid_images"]:
-            self.draw_grid()
-
-    @rank_zero_only
     def draw_grid(self) -> None:
-        """Draw a row of images a class into ``samples/`` of the stage's folder, and show it to the loggers.
-
-        The images start from the same latents in every epoch. The state of the global random numbers stays as it is.
-        """
+        """Draw a row of images a class, see :class:`ClassConditional`."""
         columns, rows = self.hparams["grid_images"], min(self.hparams["num_classes"], 10)
         labels = torch.arange(rows, device=self.device).repeat_interleave(columns)
         generators = [torch.Generator().manual_seed(number) for number in range(len(labels))]
@@ -274,31 +246,7 @@ class GAN(GenerativeModule):
         """
         network = self.finished()
         save_network(network, folder)
-        card = CARD.format(
-            network=type(network).__name__, parameters=sum(own.numel() for own in network.parameters()) / 1e6,
-            size=self.hparams["size"], module=type(self).__name__, steps=self.global_step, data=type(data).__name__,
-            source=data.source, classes=", ".join(f"{label} {name}" for label, name in enumerate(data.class_names)),
-        )  # fmt: skip
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / CLASSES).write_text(json.dumps(list(data.class_names)), encoding="utf-8")
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Build the networks for the weights.
-
-        Raises:
-            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written with other settings.
-        """
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for key in self.network_settings:
-            if self.hparams[key] is None:
-                self.hparams[key] = saved.get(key)
-            if key in saved and saved[key] != self.hparams[key]:
-                raise ConfigError(
-                    f"the checkpoint has {self.key}.{key} {saved[key]}, but this run {self.hparams[key]}: make them "
-                    "agree."
-                )
-        self.configure_model()
+        self.write_card(folder, data, CARD, network=type(network).__name__, module=type(self).__name__)
 
 
 @contextmanager

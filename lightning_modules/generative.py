@@ -58,9 +58,11 @@ class GenerativeModule(StagedModule):
 
     Attributes:
         key: the module's place in the configuration, to name in errors.
+        network_settings: settings that a checkpoint must agree on.
     """
 
     key: ClassVar[str] = "diffusion"
+    network_settings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable | None = None) -> None:
         """Start without samples; see :class:`StagedModule`."""
@@ -103,6 +105,22 @@ class GenerativeModule(StagedModule):
     @abstractmethod
     def write(self, folder: Path, data: Any) -> None:
         """Write the result into a new folder, see :meth:`export`."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the network for the weights.
+
+        Raises:
+            ConfigError: see :class:`StagedModule`, or the checkpoint was written with other settings.
+        """
+        super().on_load_checkpoint(checkpoint)
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name in self.network_settings:
+            if name in saved and saved[name] != self.hparams[name]:
+                raise ConfigError(
+                    f"the checkpoint has {self.key}.{name} {saved[name]}, but this run {self.hparams[name]}: make them "
+                    "agree."
+                )
+        self.configure_model()
 
 
 def describe(data: Any, template: str, label: int, bias: int) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+GROUP = 4  # images whose deviation the discriminator looks at (arXiv 1912.04958, appendix B)
 GAIN = math.sqrt(2.0)  # a leaky ReLU with slope 0.2 leaves about half of the variance
 
 
@@ -141,7 +142,7 @@ def double(features: Tensor) -> Tensor:
     return F.interpolate(features, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def batch_deviation(features: Tensor, group: int = 4) -> Tensor:
+def batch_deviation(features: Tensor, group: int = GROUP) -> Tensor:
     """Add a channel that tells how much the images of a group differ.
 
     Args:

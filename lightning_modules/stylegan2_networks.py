@@ -1,7 +1,7 @@
 """The two networks of StyleGAN2."""
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,24 +145,25 @@ class StyleGAN2Discriminator(nn.Module):
         nn.init.zeros_(self.embedding.weight)
         self.patch_head = EqualConv(widths[-2], 1, 3, active=False) if patches else None
 
-    def forward(self, image: Tensor, label: Tensor, part: Literal["whole", "patches"] = "whole") -> Tensor:
-        """Score.
+    def forward(self, image: Tensor, label: Tensor) -> Tensor:
+        """Score whole images float [B, 3, size, size] of classes int64 [B]: [B, 1], real above 0."""
+        return self.score(self.look(image), label)
 
-        Args:
-            image: float [B, 3, size, size].
-            label: classes, int64 [B].
-            part: the whole image, or patches of it, whose scores know neither the class nor the rest of the image.
-
-        Returns:
-            Scores [B, 1], or [B, 64] of the patches; real above 0.
-        """
-        features = self.stem(image)
+    def look(self, image: Tensor) -> Tensor:
+        """What both kinds of scores are made of: images float [B, 3, size, size] to features [B, C, 8, 8]."""
+        features: Tensor = self.stem(image)
         for block in self.blocks[:-1]:
             features = block(features)
-        if part == "patches":
-            assert self.patch_head is not None
-            patches: Tensor = self.patch_head(features).flatten(1)
-            return patches
+        return features
+
+    def score_patches(self, features: Tensor) -> Tensor:
+        """Score features [B, C, 8, 8] by patch, which knows neither the class nor the rest of the image: [B, 64]."""
+        assert self.patch_head is not None
+        patches: Tensor = self.patch_head(features).flatten(1)
+        return patches
+
+    def score(self, features: Tensor, label: Tensor) -> Tensor:
+        """Score features [B, C, 8, 8] of images of classes [B] as a whole: [B, 1]."""
         features = self.last(batch_deviation(self.blocks[-1](features)))
         features = self.project(features.flatten(1))
         fit = (self.embedding(label) * features).sum(dim=1, keepdim=True)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -32,6 +32,8 @@ class TextToImage(GenerativeModule):
     The autoencoder and the text encoder stay as they are and are in no checkpoint. Logs ``train/loss`` and
     ``val/loss``, the mean squared error of the predicted noise (or v, as the pipeline's scheduler says).
     """
+
+    network_settings: ClassVar[tuple[str, ...]] = ("model", "revision", "lora_rank")
 
     def __init__(
         self,
@@ -257,21 +259,6 @@ class TextToImage(GenerativeModule):
         super().on_save_checkpoint(checkpoint)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in trained}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the pipeline for the weights.
-
-        Raises:
-            ConfigError: see :class:`GenerativeModule`, or the checkpoint was written with other settings.
-        """
-        super().on_load_checkpoint(checkpoint)
-        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        for key in ("model", "revision", "lora_rank"):
-            if key in saved and saved[key] != self.hparams[key]:
-                raise ConfigError(
-                    f"the checkpoint has {KEY}.{key} {saved[key]}, but this run {self.hparams[key]}: make them agree."
-                )
-        self.configure_model()
 
 
 def training_texts(data: Any, template: str) -> list[list[str]]:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules import AdaptedGAN, ConfigError, FastGAN, StyleGAN2, TrainingError
 from lightning_modules.gan import GAN, frozen, relative_spread, spread
+from lightning_modules.gan_losses import path_lengths
 from lightning_modules.gan_sampling import load_network
 from tests.ddp import run_ddp
 from tests.fitting import as_launched, make_trainer
@@ -50,6 +51,14 @@ def fitted(module: GAN, folder: Path, epochs: int = 1, **options: Any) -> GAN:
 @pytest.fixture(name="source", scope="module")
 def fitted_source(tmp_path_factory: pytest.TempPathFactory) -> StyleGAN2:
     module = fitted(styled(lr=5e-3), tmp_path_factory.mktemp("source"), 2)
+    assert isinstance(module, StyleGAN2)
+    return module.eval()
+
+
+def new_source() -> StyleGAN2:
+    """A source as each of two processes has it."""
+    module = styled(num_classes=3, size=16)
+    module.configure_model()
     assert isinstance(module, StyleGAN2)
     return module.eval()
 
@@ -138,14 +147,57 @@ def test_the_average_begins_with_the_weights_and_follows_them(tmp_path: Path) ->
     assert not any(own.requires_grad for own in module.average.parameters())
 
 
-def test_penalties_come_when_it_is_their_turn() -> None:
-    module = styled(num_classes=3, size=8, r1=3.0)
+def test_penalties_come_when_it_is_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = styled(num_classes=3, size=8, r1=3.0, r1_every=2, path_every=3)
     module.configure_model()
     image, label = torch.randn(4, 3, 8, 8), torch.arange(4) % 3
     weighed, found = module.discriminator_penalty(image, label)  # type: ignore[operator]
     torch.testing.assert_close(weighed, 3.0 / 2 * 2 * found["r1"])
-    module.hparams["r1"] = 0.0
-    assert module.discriminator_penalty(image, label)[1] == {}  # type: ignore[operator]
+    came = []
+    for step in range(7):
+        monkeypatch.setattr(StyleGAN2, "global_step", step)
+        came.append(set(module.turn(image, label).further))
+    assert came == [{"r1", "path"}, set(), {"r1"}, {"path"}, {"r1"}, set(), {"r1", "path"}]
+    monkeypatch.setattr(StyleGAN2, "global_step", 0)
+    module.hparams.update({"r1": 0.0, "path": 0.0})
+    assert module.turn(image, label).further == {}
+
+
+def test_the_path_penalty_is_the_spread_of_the_lengths_about_their_running_mean() -> None:
+    module = styled(num_classes=3, size=8, path=2.0, path_every=3)
+    module.configure_model()
+    generator: Any = module.generator
+    label, mean = torch.arange(8) % 3, 0.0
+    for seed in range(2):
+        torch.manual_seed(seed)
+        weighed, found = module._path_penalty(label)  # type: ignore[operator]
+        torch.manual_seed(seed)
+        style = generator.spread_style(generator.styles(torch.randn(4, 8), label[:4])).contiguous()
+        lengths = path_lengths(generator.synthesise(style)[0], style).detach()  # the same noise: of half of the batch
+        mean = 0.99 * mean + 0.01 * float(lengths.mean())
+        assert float(module.path_mean) == pytest.approx(mean, rel=1e-4)  # type: ignore[arg-type]
+        assert float(found["path"].detach()) == pytest.approx(float((lengths - mean).square().mean()), rel=1e-4)
+        torch.testing.assert_close(weighed, 2.0 * 3 * found["path"])
+
+
+def test_a_mixed_style_changes_once() -> None:
+    module = styled(num_classes=3, size=16, mixing=1.0)
+    module.configure_model()
+    generator: Any = module.generator
+    label = torch.arange(64) % 3
+    torch.manual_seed(5)
+    mixed = module._mixed_styles(label)  # type: ignore[operator]
+    torch.manual_seed(5)
+    first, second = (generator.styles(own, label) for own in torch.randn(2, 64, 8))
+    from_first = torch.isclose(mixed, first[:, None]).all(dim=2)
+    assert torch.equal(~from_first, torch.isclose(mixed, second[:, None]).all(dim=2))
+    changes = (from_first[:, 1:] != from_first[:, :-1]).sum(dim=1)
+    assert from_first[:, 0].all()
+    assert changes.tolist() == [1] * 64
+    assert len(set(from_first.sum(dim=1).tolist())) == generator.num_layers - 1
+    module.hparams["mixing"] = 0.0
+    torch.manual_seed(5)
+    torch.testing.assert_close(module._mixed_styles(label), first[:, None].expand_as(mixed))  # type: ignore[operator]
 
 
 def test_statistics_are_settled_with_synchronised_batch_normalisation_too() -> None:
@@ -240,13 +292,13 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
 
 
 def train_one_of_two(rank: int, world_size: int, folder: Path, kind: str) -> dict[str, Tensor]:
-    module = {"fast": fast, "styled": styled}[kind]()
+    module = {"fast": fast, "styled": styled}[kind]() if kind != "adapted" else adapted(new_source())
     fitted(module, folder, 1, strategy="ddp", devices=2)
     # statistics of batch normalisation are those of a rank's own share until the next forward pass
     return {name: own.detach() for name, own in module.named_parameters()}
 
 
-@pytest.mark.parametrize("kind", ["fast", "styled"])
+@pytest.mark.parametrize("kind", ["fast", "styled", "adapted"])
 def test_two_processes_train_one_pair(kind: str, tmp_path: Path) -> None:
     first, second = run_ddp(as_launched, train_one_of_two, tmp_path, kind)
     assert set(first) == set(second)

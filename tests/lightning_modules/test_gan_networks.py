@@ -40,7 +40,7 @@ def test_shapes(size: int) -> None:
     assert features[0].shape[-1] == 2 * features[1].shape[-1]
     other = StyleGAN2Discriminator(size, 3, width=2, max_channels=8, patches=True)
     assert other(image, label).shape == (4, 1)
-    assert other(image, label, "patches").shape == (4, 64)
+    assert other.score_patches(other.look(image)).shape == (4, 64)
 
 
 @pytest.mark.parametrize("make", [fast, styled])
