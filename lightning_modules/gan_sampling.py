@@ -104,9 +104,28 @@ def load_network(folder: Path, prefix: str = "") -> Any:
         OSError: A file is missing or damaged.
         ValueError: The folder holds another kind of model.
     """
-    config = json.loads((folder / f"{prefix}{CONFIG}").read_text(encoding="utf-8"))
-    if config.get("network") not in NETWORKS:
-        raise ValueError(f"{folder} holds no generator of a GAN, but {config.get('network')}")
-    network = NETWORKS[config["network"]](**config["settings"])
+    config = read_config(folder, prefix)
+    try:
+        network = NETWORKS[config["network"]](**config["settings"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{prefix}{CONFIG} does not fit {config['network']}: {error}") from error
     network.load_state_dict(load_file(folder / f"{prefix}{WEIGHTS}"))
     return network.requires_grad_(False).eval()
+
+
+def read_config(folder: Path, prefix: str = "") -> dict[str, Any]:
+    """Read kind and settings of a generator.
+
+    Args:
+        folder: where :func:`save_network` has written it.
+        prefix: what the names of the files begin with.
+
+    Raises:
+        OSError: The file is missing.
+        ValueError: It describes another kind of model.
+    """
+    config = json.loads((folder / f"{prefix}{CONFIG}").read_text(encoding="utf-8"))
+    kind = config.get("network") if isinstance(config, dict) else None
+    if kind not in NETWORKS:
+        raise ValueError(f"{prefix}{CONFIG} names no generator of a GAN, which are {', '.join(NETWORKS)}")
+    return dict(config)

@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from callbacks.synthesis import GANGenerator, Translator
+from callbacks.synthesis.plan import Prompt
+from datamodules import Miniature
+from lightning_modules import FastGAN
 from tests.chain import ROOT, TWO, Outcome, Small, call, contents, files, reached, run
 
 # Where the process kills itself, and what the next attempt must not touch.
@@ -65,20 +70,30 @@ def test_a2_killed_everywhere_equals_unbroken(small: Small, tmp_path: Path) -> N
     assert {record["generator"] for record in records} == {"FaultyTranslator"}
 
 
-def test_two_processes_draw_what_one_would(small: Small, tmp_path: Path) -> None:
-    words = make_words(small, "amplibias")
+@pytest.mark.parametrize(("name", "stage"), [("amplibias", "02-gan"), ("a2", "03-adapted")])
+def test_two_processes_draw_what_one_would(small: Small, tmp_path: Path, name: str, stage: str) -> None:
+    words = [*make_words(small, name), *(["--synthesize.generator.steps=2"] if name == "a2" else [])]
     outcome = run([*words, *TWO, f"--run_dir={tmp_path / 'two'}"], tmp_path / "output")
     assert outcome.status == 0, outcome.err
-    folder = tmp_path / "two" / "stages" / "02-gan" / "model"
-    assert {path.name for path in folder.iterdir()} == {"README.md", "classes.json", "config.json", "model.safetensors"}
-    drawn = [f"--synthesize.generator.folder={folder}", f"--run_dir={tmp_path / 'one'}"]
-    alone = run([*words, *drawn], tmp_path / "output")
-    assert alone.status == 0, alone.err
+    folder = tmp_path / "two" / "stages" / stage / "model"
+    written = {"config.json", "model.safetensors"}
+    written |= {f"source-{own}" for own in written} if name == "a2" else set()
+    assert {path.name for path in folder.iterdir()} == {"README.md", "classes.json", *written}
     assert not (tmp_path / "two" / "synthetic" / "captions.json").exists()
-    for number in range(24):
-        name = f"synthetic/images/{number:06d}.png"
-        first, second = (np.asarray(Image.open(tmp_path / own / name)).astype(int) for own in ("one", "two"))
-        assert np.abs(first - second).max() <= 1
+    arguments = yaml.safe_load((tmp_path / "two" / "config.yaml").read_text())["data"]["init_args"]
+    data = Miniature(**arguments)
+    data.setup("fit")
+    generator: Any = GANGenerator(folder) if name == "amplibias" else Translator(folder, steps=2)
+    generator.learn_from(FastGAN(), data, tmp_path / "unused")
+    generator.load(torch.device("cpu"))
+    synthetic = tmp_path / "two" / "synthetic"
+    records = [json.loads(line) for line in (synthetic / "metadata.jsonl").read_text().splitlines()]
+    assert len(records) == 24
+    prompts = [Prompt(own["label"], own["source_index"], own["caption"]) for own in records]
+    alone = generator.sample(prompts, [own["seed"] for own in records])
+    for own, sample in zip(records, alone, strict=True):
+        drawn = np.asarray(Image.open(synthetic / own["file_name"])).astype(int)
+        assert np.abs(drawn - sample.image).max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from callbacks.synthesis.files import read_json
 from callbacks.synthesis.generator import KEY, Generator
 from lightning_modules.errors import ConfigError
 from lightning_modules.generative import CLASSES
-from lightning_modules.pretrained import Source, find_source, weights_digest
+from lightning_modules.pretrained import Source, check_source, find_source, weights_digest
 from lightning_modules.staged import StagedModule
 
 
@@ -37,7 +37,7 @@ class FittedGenerator(Generator):
         self._fitted: Path | None = None
 
     def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
-        """Look whether the model is there or will be, and is of the classes of the data.
+        """Look whether the model is there, whole, or will be, and is of the classes of the data.
 
         Raises:
             ConfigError: It is not.
@@ -50,6 +50,7 @@ class FittedGenerator(Generator):
                 f"{KEY}.folder: {self.folder} holds no {self.index}: give the folder that a stage of "
                 f"{self.learner.__name__} has written, or null in a chain with such a stage"
             )
+        check_source(self._source(), self.index)
         names = self.folder / CLASSES
         if data is not None and names.is_file() and read_json(names) != list(data.class_names):
             raise ConfigError(

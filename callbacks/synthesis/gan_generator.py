@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L  # noqa: N812
 import torch
 
 from callbacks.synthesis.fitted import FittedGenerator
 from callbacks.synthesis.generator import Sample, to_sample
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.gan import GAN
-from lightning_modules.gan_sampling import CONFIG, draw, load_network
+from lightning_modules.gan_sampling import CONFIG, draw, load_network, read_config
 from lightning_modules.pretrained import free_memory, load
 
 
@@ -31,6 +32,16 @@ class GANGenerator(FittedGenerator):
     def __init__(self, folder: Path | None = None, batch_size: int = 64) -> None:
         super().__init__(folder, batch_size)
         self._network: Any = None
+
+    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+        """Look whether the generator is there, whole, or will be, and is of the classes of the data.
+
+        Raises:
+            ConfigError: It is not, or the folder holds a network of another kind.
+        """
+        super().check(module, data)
+        if self.folder is not None:
+            load(self._source(), lambda: read_config(Path(self._source().location)))
 
     def load(self, device: torch.device) -> None:
         """Load the generator.

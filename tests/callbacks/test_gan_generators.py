@@ -1,5 +1,6 @@
 """Drawing with GANs: from classes, and by translating real images."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,22 +84,21 @@ def test_a_set_is_drawn_through_the_gate(tmp_path: Path) -> None:
         assert type(generator).__name__ in lines
 
 
-def test_a_translation_with_the_source_itself_keeps_the_image_as_far_as_it_can(tmp_path: Path) -> None:
-    """More steps of the search bring the source's image nearer to the real one."""
-    from lightning_modules.gan_projection import project, pyramid, pyramid_error
-    from lightning_modules.gan_sampling import load_network, random_inputs
-
-    translator = generators(tmp_path)["translator"]
-    network = load_network(tmp_path / "translator", "source-")
-    real = torch.rand(2, 3, 8, 8) * 2 - 1
-    _, noise = random_inputs(network, [torch.Generator().manual_seed(number) for number in range(2)], CPU)
-    start = translator._means[[0, 1]]
+def test_without_adaptation_a_translation_comes_nearer_to_the_image_with_every_step(tmp_path: Path) -> None:
+    folder = tmp_path / "translator"
+    generators(tmp_path)
+    for name in ("config.json", "model.safetensors"):  # both generators are the source
+        shutil.copy(folder / f"source-{name}", folder / name)
     errors = []
-    for steps in (1, 60):
-        style = project(network, real, start, noise, steps)
-        drawn, _ = network.synthesise(network.spread_style(style), noise)
-        errors.append(pyramid_error(pyramid(drawn), pyramid(real)))
-    assert bool((errors[1] < errors[0]).all())
+    for steps in (1, 20, 200):
+        translator = Translator(folder, steps=steps)
+        translator.check(None, Data())
+        translator.learn_from(fast(), Data(), tmp_path / "unused")
+        translator.load(CPU)
+        found = pixels(translator, PROMPTS, SEEDS)
+        wanted = [np.asarray(Data().source_image(prompt.source_index).resize((8, 8))).astype(int) for prompt in PROMPTS]
+        errors.append(np.mean([np.square(one - other).mean() for one, other in zip(found, wanted, strict=True)]))
+    assert errors[0] > errors[1] > errors[2]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
@@ -116,6 +116,31 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     generators(tmp_path)
     with pytest.raises(ConfigError, match="draws the classes class0, class1"):
         GANGenerator(tmp_path / "gan").check(None, ToyData(classes=3))
+
+
+def test_a_damaged_folder_is_told_before_the_first_fit(tmp_path: Path) -> None:
+    generators(tmp_path)
+    folder = tmp_path / "gan"
+    whole = (folder / "config.json").read_text()
+    for content, message in (
+        ('{"network": "UNet2DModel"}', "names no generator of a GAN"),
+        ("[]", "names no generator of a GAN"),
+        ("{", "cannot be loaded"),
+    ):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            GANGenerator(folder).check(None, Data())
+    (folder / "config.json").write_text(whole.replace('"width"', '"depth"'))
+    with pytest.raises(ConfigError, match="does not fit FastGANGenerator"):
+        GANGenerator(folder).load(CPU)
+    (folder / "config.json").write_text(whole)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ConfigError, match=r"model\.safetensors"):
+        GANGenerator(folder).check(None, Data())
+    weights.unlink()
+    with pytest.raises(ConfigError, match="holds no weights"):
+        GANGenerator(folder).check(None, Data())
 
 
 def test_what_is_drawn_from_without_captions() -> None:
