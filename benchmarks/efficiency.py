@@ -11,6 +11,7 @@ drawing. Classifiers and mining are the same for all and left out. Finished runs
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def main() -> None:
         images = sum(1 for _ in (run_dir / "synthetic/metadata.jsonl").open())
         for part, costs in read_costs(run_dir).items():
             rows.append({"system": system, "part": part, "images": images, **costs})
+    if len({row["images"] for row in rows}) > 1:
+        sys.exit(f"unequal numbers of images, {[row['images'] for row in rows[::2]]}: give --images N and other --runs")
     write_rows(arguments.csv, rows)
     draw_figure(rows, arguments.figure)
     print(json.dumps(rows, indent=1, ensure_ascii=False))

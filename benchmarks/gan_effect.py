@@ -4,7 +4,8 @@
 
 One row a (method, seed). KID (Binkowski et al., arXiv 1801.01401) compares the synthetic images with the test
 images in conflict, in the features of the embedded judge; *right* is the share of synthetic images that show the shape
-of their label, by that judge. The rows of real images say what these values are worth. Finished runs are not run again,
+of their label, by that judge. The rows of real images say what these values are worth. The printed table has KID x 100
+and shares in per cent, the CSV the values themselves. Finished runs are not run again,
 so the command goes on where it was stopped.
 """
 
@@ -31,7 +32,7 @@ CHAINS = {
     "AmpliBias": ("configs/miniature_amplibias.yaml", "debiased"),
     "A²": ("configs/miniature_a2.yaml", "debiased"),
 }
-SCALES = {"accuracy": 100.0, "conflict": 100.0, "worst_group": 100.0, "kid": 1.0, "right": 100.0}
+SCALES = {"accuracy": 100.0, "conflict": 100.0, "worst_group": 100.0, "kid": 100.0, "right": 100.0}
 JUDGE = ROOT / "assets/miniature/judge"
 
 
