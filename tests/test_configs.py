@@ -56,7 +56,7 @@ def test_printed_config_is_the_same_config(config: Path, tmp_path: Path) -> None
 def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     """Fit every configuration; the report and the other commands are tried with one of each data set and module."""
     is_representative = config in REPRESENTATIVES
-    words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}"]
+    words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}", "--trainer.limit_train_batches=4"]
     words.append(f"--report.enabled={str(is_representative).lower()}")
     fitted = call("fit", *words)
     assert fitted.status == 0, fitted.err
