@@ -58,6 +58,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     is_representative = config in REPRESENTATIVES
     words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}", "--trainer.limit_train_batches=4"]
     words.append(f"--report.enabled={str(is_representative).lower()}")
+    words += [] if is_representative else small_backbones(config)
     fitted = call("fit", *words)
     assert fitted.status == 0, fitted.err
     assert (tmp_path / "report.html").exists() == is_representative
@@ -93,6 +94,14 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     drawn = len(list((tmp_path / "synthetic").glob("images/*.png")))
     biases = BIASES[data] if "{bias}" in config.read_text() else 1
     assert drawn == (3 * CLASSES[data] * biases if draws else 0)
+
+
+def small_backbones(config: Path) -> list[str]:
+    """Arguments that put our small network in the place of a ResNet."""
+    settings = yaml.safe_load(config.read_text())
+    keys = [key for key in ("pretrain", "biased", "model") if key in settings]
+    backbones = {key: settings[key].get("init_args", {}).get("backbone", "") for key in keys}
+    return [f"--{key}.backbone=smallresnet" for key, own in backbones.items() if own in ("resnet18", "resnet50")]
 
 
 def evaluates_and_predicts(words: list[str], run_dir: Path, reached: float) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.chain import ROOT, Outcome, Small, call, command
+from tests.chain import ROOT, Outcome, Small, call, command, run
 from tests.layouts.folder import write_folder
 from tests.layouts.table import write_table
 from tests.pages import PAGES, Command, blocks, commands, shown_files
@@ -52,8 +52,9 @@ class Reader:
         words = self.make_small([self.place(word) for word in words[1:]])
         placeholders = [word for word in words if "path/to" in word and "nowhere" not in word]
         assert not placeholders, f"unknown placeholder: {placeholders}"
-        alone = {"--trainer.devices", "--trainer.logger"} & set(words)  # these start processes
-        return command(sys.executable, "train.py", *words) if alone else call(*words)
+        if "--trainer.devices" in words:  # its processes run the command line anew
+            return command(sys.executable, "train.py", *words)
+        return run(words, self.shelf / "output") if "--trainer.logger" in words else call(*words)
 
     def place(self, word: str) -> str:
         """Point a word to small data and models, to the page's own files, and to our folder for what is written."""
