@@ -276,3 +276,19 @@ def reached(run_dir: Path) -> dict[str, Any]:
 def contents(folder: Path) -> dict[str, bytes]:
     """Content of every file below a folder."""
     return {name: content for name, (_, content) in files(folder).items()}
+
+
+def assert_one_line(outcome: Outcome, *parts: str) -> None:
+    """Status 2 and one line that names what is wrong and what to do, without a traceback."""
+    assert outcome.status == 2, outcome.err
+    assert len(outcome.errors) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert len(outcome.errors[0]) < 600
+    for part in parts:
+        assert part in outcome.errors[0]
+
+
+def vanilla(small: Small, run_dir: Path, *words: str) -> list[str]:
+    """The words that fit one plain classifier of the embedded default."""
+    config = ROOT / "configs/miniature_vanilla.yaml"
+    return ["fit", f"--config={config}", *small(config), f"--run_dir={run_dir}", *words]

@@ -15,9 +15,10 @@ from PIL import Image
 
 from callbacks.emissions_log import read_records
 from callbacks.strip import CELL, GAP, fit_cell
+from callbacks.synthesis.part import digest
 from datamodules import Miniature
 from tests.chain import ROOT, Small, call, run
-from tests.wandb_runs import artifacts, config, history
+from tests.wandb_runs import artifacts, config, history, records
 
 VANILLA = ROOT / "configs/miniature_vanilla.yaml"
 HOME = ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
@@ -49,6 +50,11 @@ def pixels(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]
     return np.asarray(image.convert("RGB"))
 
 
+def in_root() -> set[Path]:
+    """What is in the repository, but for what other processes of the tests leave on the coverage."""
+    return {path for path in ROOT.iterdir() if not path.name.startswith(".coverage")}
+
+
 @pytest.fixture(scope="module")
 def wandb_run(fit: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The run folder of a chain with W&B offline, and the home folder that it had."""
@@ -57,12 +63,15 @@ def wandb_run(fit: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple
     home = tmp_path_factory.mktemp("home")
     before = {name: os.environ.pop(name, None) for name in HOME}
     os.environ["HOME"] = str(home)
+    here = in_root()
     try:
         words = [*fit, f"--run_dir={run_dir}", "--trainer.logger=WandbLogger", "--trainer.logger.offline=true"]
         outcome = run(words, run_dir.with_name("output"))
     finally:
         os.environ.update({name: value for name, value in before.items() if value is not None})
     assert outcome.status == 0, outcome.err
+    assert "wandb run already in progress" not in outcome.err
+    assert in_root() == here
     return run_dir, home
 
 
@@ -70,6 +79,16 @@ def offline(run_dir: Path) -> Path:
     """The one file of the one W&B run, which all stages share."""
     (file,) = run_dir.rglob("*.wandb")
     return file
+
+
+def test_a_run_folder_is_one_wandb_run(wandb_run: tuple[Path, Path]) -> None:
+    run_dir, home = wandb_run
+    file = offline(run_dir)
+    assert file.relative_to(run_dir).parts[0] == "wandb"
+    found = next(record.run for record in records(file) if record.WhichOneof("record_type") == "run")
+    place = digest(str(run_dir.resolve()))[:8]  # runs of a sweep have folders of one name in different places
+    assert (found.run_id, found.display_name, found.project) == (f"my_run-{place}", "my_run", "diffubias")
+    assert not [path for path in home.rglob("*") if path.is_file() and "wandb" in path.parts]
 
 
 def test_wandb_shows_the_synthesis(wandb_run: tuple[Path, Path]) -> None:
@@ -113,7 +132,7 @@ def test_wandb_shows_the_synthesis(wandb_run: tuple[Path, Path]) -> None:
 
 
 def test_wandb_shows_groups_settings_and_costs(wandb_run: tuple[Path, Path]) -> None:
-    run_dir, home = wandb_run
+    run_dir, _ = wandb_run
     file = offline(run_dir)
     table = json.loads(artifacts(file)["run_table", "groups/table.table.json"].read_text())
     assert table["columns"] == ["stage", "accuracy", "aligned", "conflict", "worst_group"]
@@ -136,8 +155,6 @@ def test_wandb_shows_groups_settings_and_costs(wandb_run: tuple[Path, Path]) -> 
         assert {f"{stage}-{curve}" for curve in curves} <= logged.keys()
         assert logged[f"{stage}-test/conflict"] == [pytest.approx(results[stage]["conflict"])]
     assert not [key for key in logged if key.startswith(("val/", "train/", "test/", "emissions/"))]
-    # nothing is outside the run folder
-    assert not [path for path in home.rglob("*") if path.is_file() and "wandb" in path.parts]
 
 
 @pytest.fixture(scope="module")
