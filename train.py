@@ -161,7 +161,7 @@ class DebiasCLI(LightningCLI):
         if todo and not rehearsal and _rank() == 0:
             (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
         for fit in todo:
-            self._fit_stage(fit, fits, is_first=fit is todo[0])
+            self._fit_stage(fit, fits, todo)
         if not rehearsal and _rank() == 0:
             costs = self.meter.total()
             rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
@@ -204,8 +204,8 @@ class DebiasCLI(LightningCLI):
         """Name of the configuration: that of its first file."""
         return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
 
-    def _fit_stage(self, fit: Fit, fits: list[Fit], is_first: bool) -> None:
-        """Fit and test one stage, the first of this attempt or a later one; its folder holds all that another needs."""
+    def _fit_stage(self, fit: Fit, fits: list[Fit], todo: list[Fit]) -> None:
+        """Fit and test one of the stages of this attempt; its folder holds all that another needs."""
         stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
         helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
         seed = fit.seed(int(self.cfg.seed_everything))
@@ -234,7 +234,7 @@ class DebiasCLI(LightningCLI):
             callbacks.append(LastCheckpoint(folder, stage.save_every))
         trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
-        if is_first and not rehearsal and trainer.is_global_zero:
+        if fit is todo[0] and not rehearsal and trainer.is_global_zero:
             with side_product("the record of this attempt is"):
                 record_attempt(self.run_dir, sys.argv, trainer, int(self.cfg.seed_everything))
         ckpt_path = fit.last if fit.last.exists() else None
@@ -245,7 +245,7 @@ class DebiasCLI(LightningCLI):
             evaluate(trainer, module, self.datamodule, fit)
         trainer.strategy.barrier()  # every node has written its records
         log_costs(trainer, self.run_dir, fit.name)
-        finish(trainer.loggers, is_last=fit is fits[-1])
+        finish(trainer.loggers, is_last=fit is todo[-1])
 
     def _helper(self, fit: Fit) -> LightningModule:
         """Make the module that an earlier stage has trained."""
@@ -294,7 +294,7 @@ class DebiasCLI(LightningCLI):
         return dashboard
 
     def _trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
-        """Make a Trainer whose every file is in ``directory``."""
+        """Make a Trainer whose every file is in ``directory``, but for those of W&B, which a whole chain shares."""
         spec = self.cfg.trainer.clone()
         spec.update(Namespace(stage.trainer if stage else {}))
         if stage and stage.max_epochs is not None:
@@ -309,7 +309,8 @@ class DebiasCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
-        logger = False if spec.fast_dev_run else make_loggers(loggers, self.run_dir, name, directory)
+        in_chain = stage is not None
+        logger = False if spec.fast_dev_run else make_loggers(loggers, self.run_dir, name, directory, in_chain)
         trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
@@ -452,7 +453,6 @@ def main(args: list[str] | None = None) -> None:
     advertisements.addFilter(lambda record: "Tip:" not in record.getMessage())
     warnings.filterwarnings("ignore", "LightningCLI's args parameter is intended.*")  # as a report reopens a run
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own, on every step
-    warnings.filterwarnings("ignore", ".*wandb run already in progress.*")  # one for all stages
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)  # on a CPU, moments of weights that are rarely used would slow Adam down
     try:

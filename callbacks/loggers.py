@@ -1,4 +1,4 @@
-"""The loggers of a stage: everything they write is in its folder, unless the user names another."""
+"""The loggers of a stage or a command: everything they write is in the run folder, unless the user names another."""
 
 import os
 import re
@@ -33,15 +33,44 @@ class TensorBoard(TensorBoardLogger):
         super().__init__(save_dir, name, version, default_hp_metric=False, **kwargs)
 
 
-def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[Logger] | Literal[False]:
+class ChainWandb(WandbLogger):
+    """The one W&B run of a chain, as one of its stages writes into it.
+
+    The stage stands before the names of its curves, and its hyper-parameters are below it.
+
+    Args:
+        stage: Name of the stage.
+        directory: Its folder, where other parts of Lightning write what belongs beside the logs.
+        **kwargs: For the logger of Lightning; a ``prefix`` comes first.
+    """
+
+    def __init__(self, stage: str, directory: Path, **kwargs: Any) -> None:
+        kwargs["prefix"] = "-".join(filter(None, (kwargs.get("prefix"), stage)))
+        super().__init__(**kwargs)
+        self._stage, self._directory = stage, directory
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the stage."""
+        return str(self._directory)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Show the hyper-parameters of the stage, which others of the chain have too."""
+        super().log_hyperparams({self._stage: dict(params)})
+
+
+def make_loggers(
+    specs: Any, run_dir: Path, name: str, directory: Path, of_chain: bool
+) -> list[Logger] | Literal[False]:
     """Make the loggers of a stage; CSV is the default.
 
     Args:
         specs: What the configuration has: False, None or True for the default, a logger's class and arguments, or a
             list of such.
         run_dir: The run folder; the W&B run of the chain is named after it.
-        name: Name of the stage.
+        name: Name of the stage, or of the command that looks at a trained model.
         directory: Its folder.
+        of_chain: Whether it is a stage, all of which share one W&B run.
 
     Returns:
         The loggers, False for none.
@@ -51,7 +80,7 @@ def make_loggers(specs: Any, run_dir: Path, name: str, directory: Path) -> list[
     if specs in (None, True):
         attempts = len(list(directory.glob("logs/attempt-*")))
         return [CSVLogger(directory, name="logs", version=f"attempt-{attempts}")]
-    return [_make(spec, run_dir, name, directory) for spec in (specs if isinstance(specs, list) else [specs])]
+    return [_make(spec, run_dir, name, directory, of_chain) for spec in (specs if isinstance(specs, list) else [specs])]
 
 
 def run_name(run_dir: Path) -> str:
@@ -74,22 +103,33 @@ def finish(loggers: Sequence[Logger], is_last: bool) -> None:
             logger.experiment.finish()
 
 
-def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path) -> Logger:
+def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path, of_chain: bool) -> Logger:
     arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
     arguments |= spec.get("dict_kwargs", {}) or {}
     arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
     run = run_name(run_dir)
     kind = spec.class_path.rpartition(".")[2]
     if kind == "WandbLogger":
+        name = run if of_chain else f"{run}-{stage}"
         # sweeps have many folders of one name: the id is that of the place
-        own_id = f"{run}-{digest(str(run_dir.resolve()))[:8]}"
-        ours = {"project": "diffubias", "name": run, "id": own_id, "resume": "allow", "prefix": stage}
-        arguments = {**ours, "save_dir": str(run_dir), **arguments}
-        run_dir.mkdir(parents=True, exist_ok=True)
+        own_id = f"{name}-{digest(str(run_dir.resolve()))[:8]}"
+        ours = {"project": "diffubias", "name": name, "id": own_id, "resume": "allow"}
+        arguments = {**ours, "save_dir": str(run_dir if of_chain else directory), **arguments}
+        Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
         for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way
             os.environ.setdefault(variable, str(run_dir.resolve() / "wandb"))
+        if of_chain:
+            arguments.setdefault("checkpoint_name", f"model-{own_id}-{stage}")
+            return ChainWandb(stage, directory, **arguments, experiment=_open_run(arguments["id"]))
     elif kind in ("TensorBoard", "TensorBoardLogger"):
         own = {"name": "", "version": "tensorboard"} if "save_dir" not in arguments else {"name": run, "version": stage}
         arguments = {"save_dir": str(directory), **own, **arguments}
     logger: Logger = instantiate_class((), {"class_path": spec.class_path, "init_args": arguments})
     return logger
+
+
+def _open_run(own_id: str) -> Any:
+    """The W&B run of this id, if the stage before has left it open."""
+    import wandb
+
+    return wandb.run if wandb.run is not None and wandb.run.id == own_id else None

@@ -47,8 +47,8 @@ class AdaptedGAN(StyleGAN2):
         Args:
             distance: weight of the divergence of the likenesses.
             anchors: latents near which whole images are compared with real ones.
-            anchor_share: share of the images of a batch that are drawn near an anchor, in (0, 1]; at least 4 are, whose
-                deviation the discriminator looks at.
+            anchor_share: share of the images of a batch that are drawn near an anchor, in (0, 1], in groups of 4,
+                whose deviation the discriminator looks at.
             **kwargs: see :class:`StyleGAN2`; settings of the networks are those of the source. There is neither a
                 path-length penalty nor mixing of styles.
 
@@ -130,7 +130,7 @@ class AdaptedGAN(StyleGAN2):
         network: Any = self.discriminator
         generator: Any = self.generator
         own, count = self.hparams, len(real)
-        near = min(count, max(GROUP, round(count * own["anchor_share"])))
+        near = min(count, GROUP * max(1, round(count * own["anchor_share"] / GROUP)))
         latent = torch.randn(count, own["latent"], device=real.device)
         chosen: Tensor = self.anchors[torch.randint(own["anchors"], (near,), device=real.device)]
         latent[:near] = chosen + ANCHOR_SPREAD * latent[:near]
@@ -156,6 +156,17 @@ class AdaptedGAN(StyleGAN2):
         )  # fmt: skip
 
     # Results
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the networks for the weights, as the checkpoint describes them where there is no source.
+
+        Raises:
+            ConfigError: see :class:`GAN`.
+        """
+        if "source" not in self.helpers:
+            saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+            self.hparams.update({name: saved[name] for name in self.network_settings if name in saved})
+        super().on_load_checkpoint(checkpoint)
 
     def write(self, folder: Path, data: Any) -> None:
         """Write both generators: what translates an image needs the source too.

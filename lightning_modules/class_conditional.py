@@ -92,13 +92,13 @@ class ClassConditional(GenerativeModule):
             folder: where to.
             data: the data module that the module was fitted on.
             card: the text, with places for ``values``, and for ``parameters`` in millions, ``size``, ``steps``,
-                ``data``, ``source`` and ``classes``.
+                ``data`` and ``classes``.
             **values: what else stands in it.
         """
         assert self.average is not None
         text = card.format(
             parameters=sum(own.numel() for own in self.average.parameters()) / 1e6, size=self.hparams["size"],
-            steps=self.global_step, data=type(data).__name__, source=data.source,
+            steps=self.global_step, data=type(data).__name__,
             classes=", ".join(f"{label} {name}" for label, name in enumerate(data.class_names)), **values,
         )  # fmt: skip
         (folder / "README.md").write_text(text, encoding="utf-8")

@@ -246,7 +246,8 @@ class GAN(ClassConditional):
         """
         network = self.finished()
         save_network(network, folder)
-        self.write_card(folder, data, CARD, network=type(network).__name__, module=type(self).__name__)
+        kinds = {"network": type(network).__name__, "module": type(self).__name__}
+        self.write_card(folder, data, CARD, source=data.source, **kinds)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -104,28 +105,41 @@ def load_network(folder: Path, prefix: str = "") -> Any:
         OSError: A file is missing or damaged.
         ValueError: The folder holds another kind of model.
     """
-    config = read_config(folder, prefix)
-    try:
-        network = NETWORKS[config["network"]](**config["settings"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{prefix}{CONFIG} does not fit {config['network']}: {error}") from error
+    network = _build(folder, prefix)
     network.load_state_dict(load_file(folder / f"{prefix}{WEIGHTS}"))
     return network.requires_grad_(False).eval()
 
 
-def read_config(folder: Path, prefix: str = "") -> dict[str, Any]:
-    """Read kind and settings of a generator.
+def check_network(folder: Path, prefix: str = "", kinds: Sequence[type[nn.Module]] = tuple(NETWORKS.values())) -> None:
+    """Look whether :func:`load_network` can read a generator, without reading its weights.
 
     Args:
         folder: where :func:`save_network` has written it.
         prefix: what the names of the files begin with.
+        kinds: the networks that will do.
 
     Raises:
-        OSError: The file is missing.
-        ValueError: It describes another kind of model.
+        OSError: A file is missing.
+        ValueError: It is another kind of network, or its weights are those of another one.
     """
+    with torch.device("meta"):
+        network: nn.Module = _build(folder, prefix)
+    if not isinstance(network, tuple(kinds)):
+        raise ValueError(f"{prefix}{CONFIG} names {type(network).__name__}, not {kinds[0].__name__}")
+    with safe_open(folder / f"{prefix}{WEIGHTS}", "pt") as weights:
+        shapes = {name: list(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    if shapes != {name: list(own.shape) for name, own in network.state_dict().items()}:
+        raise ValueError(f"{prefix}{WEIGHTS} are not the weights of the network in {prefix}{CONFIG}")
+
+
+def _build(folder: Path, prefix: str) -> Any:
+    """Make the network that a folder describes, with fresh weights."""
     config = json.loads((folder / f"{prefix}{CONFIG}").read_text(encoding="utf-8"))
-    kind = config.get("network") if isinstance(config, dict) else None
-    if kind not in NETWORKS:
-        raise ValueError(f"{prefix}{CONFIG} names no generator of a GAN, which are {', '.join(NETWORKS)}")
-    return dict(config)
+    try:
+        make, settings = NETWORKS[config["network"]], config["settings"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{prefix}{CONFIG} describes no generator of a GAN ({', '.join(NETWORKS)})") from error
+    try:
+        return make(**settings)
+    except TypeError as error:
+        raise ValueError(f"{prefix}{CONFIG} does not fit {config['network']}: {error}") from error

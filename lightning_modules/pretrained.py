@@ -24,7 +24,7 @@ class Source:
         revision: Commit, tag or branch of a hub id; None for a folder.
         local: Whether ``location`` is a folder.
         download: Whether the network may be used.
-        key: Configuration key to name in errors, for example ``synthesize.generator``.
+        key: Configuration key of the location, to name in errors, for example ``synthesize.generator.model``.
     """
 
     location: str
@@ -58,7 +58,7 @@ def find_source(model: str, revision: str | None, download: bool, key: str) -> S
             return Source(str(folder), None, True, False, key)
     is_hub_id = model.count("/") == 1 and not model.startswith((".", "~", "/")) and not model.startswith("assets/")
     if not is_hub_id:
-        raise ConfigError(f"{key}.model: no folder {model!r}: give an existing folder or a hub id such as owner/name")
+        raise ConfigError(f"{key}: no folder {model!r}: give an existing folder or a hub id such as owner/name")
     return Source(model, revision, False, download, key)
 
 
@@ -167,8 +167,8 @@ def quieten() -> None:
 def _check_weights(folder: Path, key: str) -> None:
     if not any(path.suffix in WEIGHT_SUFFIXES for path in folder.rglob("*") if path.is_file()):
         raise ConfigError(
-            f"{key}.model: the folder {folder} holds no weights (*.safetensors): "
-            "save the model there with save_pretrained, or choose another folder"
+            f"{key}: the folder {folder} holds no weights (*.safetensors): save the model there again, or choose "
+            "another folder"
         )
 
 
@@ -176,14 +176,14 @@ def _explain(source: Source, error: Exception) -> str:
     """Return one line for a failed load."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if source.local:
-        return f"{source.key}.model: {source.location} cannot be loaded ({first[:300]}): save the model there again"
+        return f"{source.key}: {source.location} cannot be loaded ({first[:300]}): save the model there again"
     name = source.location + (f" (revision {source.revision})" if source.revision else "")
     if source.local_files_only:
         return (
-            f"{source.key}.model: {name} is not complete in the local Hugging Face cache: "
-            f"set {source.key}.download=true to fetch it, or give a local folder"
+            f"{source.key}: {name} is not complete in the local Hugging Face cache: "
+            f"set {source.key.rpartition('.')[0]}.download=true to fetch it, or give a local folder"
         )
     return (
-        f"{source.key}.model: {name} could not be fetched or loaded ({first[:300]}): "
+        f"{source.key}: {name} could not be fetched or loaded ({first[:300]}): "
         "check the network, the id, the revision and that the repository holds safetensors, or give a local folder"
     )

@@ -100,7 +100,7 @@ class TextToImage(GenerativeModule):
 
     @cached_property
     def _source(self) -> Any:
-        return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], KEY)
+        return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], f"{KEY}.model")
 
     def configure_model(self) -> None:
         """Load the pipeline, once.

@@ -147,6 +147,11 @@ def test_wandb_shows_groups_settings_and_costs(wandb_run: tuple[Path, Path]) -> 
         with Image.open(file.parent / "files" / name) as image:
             assert image.size == (width, height)
     assert config(file)["configuration"]["synthesize"]["top_k"] == 2
+    assert {stage: "q" in config(file)[stage] for stage in ("biased", "debiased")} == {
+        "biased": True,
+        "debiased": False,
+    }
+    assert "lr" not in config(file)
     curves = ("val/accuracy", "train/loss", "test/conflict")
     for stage in ("biased", "debiased"):
         costs = {f"{stage}-{key}": [pytest.approx(own)] for key, own in costs_of(run_dir, stage).items()}

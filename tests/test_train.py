@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 
-from callbacks.loggers import run_name
 from tests.chain import ROOT, Small, call, command, contents, vanilla
 
 MINIATURE = ROOT / "configs/miniature.yaml"
@@ -107,13 +106,6 @@ def test_csv_logger(reference: Path) -> None:
     rows = (reference / "stages/01-biased/logs/attempt-0/metrics.csv").read_text().splitlines()
     for name in ("train/loss", "val/accuracy", "test/conflict", "synthesis/mining_precision", "synthesis/images"):
         assert name in rows[0]
-
-
-def test_runs_of_a_sweep_have_names_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run_name(Path("runs/bar/model.lr=0.1/seed-1")) == "bar-model.lr_0.1-seed-1"
-    assert run_name(Path("runs/bar")) == "bar"
-    assert run_name(tmp_path / "elsewhere" / "größe 1") == "gr__e_1"
 
 
 def test_rehearsal_leaves_no_marker(fit: list[str], reference: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from callbacks.synthesis.files import read_json
 from callbacks.synthesis.generator import KEY, Generator
 from lightning_modules.errors import ConfigError
 from lightning_modules.generative import CLASSES
-from lightning_modules.pretrained import Source, check_source, find_source, weights_digest
+from lightning_modules.pretrained import Source, check_source, find_source, load, weights_digest
 from lightning_modules.staged import StagedModule
 
 
@@ -50,13 +50,23 @@ class FittedGenerator(Generator):
                 f"{KEY}.folder: {self.folder} holds no {self.index}: give the folder that a stage of "
                 f"{self.learner.__name__} has written, or null in a chain with such a stage"
             )
-        check_source(self._source(), self.index)
+        source = self._source()
+        check_source(source, self.index)
+        load(source, lambda: self.look_into(Path(source.location)))
         names = self.folder / CLASSES
         if data is not None and names.is_file() and read_json(names) != list(data.class_names):
             raise ConfigError(
                 f"{KEY}.folder: {self.folder} draws the classes {', '.join(read_json(names))}, which are not those of "
                 "the data: give another folder"
             )
+
+    def look_into(self, folder: Path) -> None:
+        """Look, without loading much, whether this generator can draw with what the folder holds.
+
+        Raises:
+            OSError: A file is missing.
+            ValueError: It is another kind of model.
+        """
 
     def _check_module(self, module: Any) -> None:
         if not isinstance(module, self.learner):
@@ -87,4 +97,4 @@ class FittedGenerator(Generator):
         return {**super().describe(), "generator": str(self.folder or type(self).__name__)}
 
     def _source(self) -> Source:
-        return find_source(str(self._fitted or self.folder), None, False, KEY)
+        return find_source(str(self._fitted or self.folder), None, False, f"{KEY}.folder")

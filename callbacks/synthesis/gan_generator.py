@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812
 import torch
 
 from callbacks.synthesis.fitted import FittedGenerator
 from callbacks.synthesis.generator import Sample, to_sample
 from callbacks.synthesis.plan import Prompt
 from lightning_modules.gan import GAN
-from lightning_modules.gan_sampling import CONFIG, draw, load_network, read_config
+from lightning_modules.gan_sampling import CONFIG, check_network, draw, load_network
 from lightning_modules.pretrained import free_memory, load
 
 
@@ -33,15 +32,14 @@ class GANGenerator(FittedGenerator):
         super().__init__(folder, batch_size)
         self._network: Any = None
 
-    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
-        """Look whether the generator is there, whole, or will be, and is of the classes of the data.
+    def look_into(self, folder: Path) -> None:
+        """Look whether there is a generator, whole.
 
         Raises:
-            ConfigError: It is not, or the folder holds a network of another kind.
+            OSError: A file is missing.
+            ValueError: It is another kind of model.
         """
-        super().check(module, data)
-        if self.folder is not None:
-            load(self._source(), lambda: read_config(Path(self._source().location)))
+        check_network(folder)
 
     def load(self, device: torch.device) -> None:
         """Load the generator.

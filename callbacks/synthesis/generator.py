@@ -218,9 +218,9 @@ class DiffusersGenerator(Generator):
     @cached_property
     def _source(self) -> Source:
         if self._fitted is not None:
-            return find_source(str(self._fitted), None, False, KEY)
+            return find_source(str(self._fitted), None, False, f"{KEY}.model")
         pinned = DEFAULT_REVISION if self.model == DEFAULT_MODEL else None
-        return find_source(self.model, self.revision or pinned, self.download, KEY)
+        return find_source(self.model, self.revision or pinned, self.download, f"{KEY}.model")
 
     def load(self, device: torch.device) -> None:
         """Load the pipeline.

@@ -104,7 +104,7 @@ class ZeroShotJudge(Judge):
         check_source(self._source(), "config.json")
 
     def _source(self) -> Source:
-        return find_source(self.model, self.revision, self.download, KEY)
+        return find_source(self.model, self.revision, self.download, f"{KEY}.model")
 
     def load(self, device: torch.device) -> None:
         """Load model and processor.

@@ -16,8 +16,9 @@ from callbacks.synthesis.plan import Prompt
 from lightning_modules.adapted_gan import SOURCE, AdaptedGAN
 from lightning_modules.errors import ConfigError
 from lightning_modules.gan_projection import mean_styles, project
-from lightning_modules.gan_sampling import CONFIG, load_network, random_inputs, to_unit
+from lightning_modules.gan_sampling import CONFIG, check_network, load_network, random_inputs, to_unit
 from lightning_modules.pretrained import free_memory, load
+from lightning_modules.stylegan2_networks import StyleGAN2Generator
 
 
 class Translator(FittedGenerator):
@@ -47,6 +48,16 @@ class Translator(FittedGenerator):
         self._data: Any = None
         self._networks: tuple[Any, Any] | None = None
         self._means: Tensor | None = None
+
+    def look_into(self, folder: Path) -> None:
+        """Look whether there are two generators, whole.
+
+        Raises:
+            OSError: A file is missing.
+            ValueError: It is another kind of model.
+        """
+        for prefix in (SOURCE, ""):
+            check_network(folder, prefix, (StyleGAN2Generator,))
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Remember where the images are, and have the fitted generators written if none are named."""

@@ -123,24 +123,43 @@ def test_a_damaged_folder_is_told_before_the_first_fit(tmp_path: Path) -> None:
     folder = tmp_path / "gan"
     whole = (folder / "config.json").read_text()
     for content, message in (
-        ('{"network": "UNet2DModel"}', "names no generator of a GAN"),
-        ("[]", "names no generator of a GAN"),
-        ("{", "cannot be loaded"),
+        ('{"network": "UNet2DModel"}', r"synthesize\.generator\.folder: .* describes no generator of a GAN"),
+        ('{"network": []}', "describes no generator of a GAN"),
+        ("[]", "describes no generator of a GAN"),
+        ("{", r"synthesize\.generator\.folder: .* cannot be loaded"),
+        (whole.replace('"width"', '"depth"'), "does not fit FastGANGenerator"),
+        (whole.replace('"width": 2', '"width": 4'), "are not the weights of the network"),
     ):
         (folder / "config.json").write_text(content)
         with pytest.raises(ConfigError, match=message):
             GANGenerator(folder).check(None, Data())
-    (folder / "config.json").write_text(whole.replace('"width"', '"depth"'))
-    with pytest.raises(ConfigError, match="does not fit FastGANGenerator"):
-        GANGenerator(folder).load(CPU)
     (folder / "config.json").write_text(whole)
+    GANGenerator(folder).check(None, Data())
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(ConfigError, match=r"model\.safetensors"):
         GANGenerator(folder).check(None, Data())
     weights.unlink()
-    with pytest.raises(ConfigError, match="holds no weights"):
+    with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .* holds no weights"):
         GANGenerator(folder).check(None, Data())
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "source-model.safetensors"])
+def test_a_translator_needs_both_generators(missing: str, tmp_path: Path) -> None:
+    generators(tmp_path)
+    folder = tmp_path / "translator"
+    Translator(folder).check(None, Data())
+    (folder / missing).unlink()
+    with pytest.raises(ConfigError, match=rf"synthesize\.generator\.folder: .*{missing}"):
+        Translator(folder).check(None, Data())
+
+
+def test_a_translator_needs_the_generators_of_stylegan2(tmp_path: Path) -> None:
+    generators(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tmp_path / "gan" / name, tmp_path / "translator" / name)
+    with pytest.raises(ConfigError, match="names FastGANGenerator, not StyleGAN2Generator"):
+        Translator(tmp_path / "translator").check(None, Data())
 
 
 def test_what_is_drawn_from_without_captions() -> None:

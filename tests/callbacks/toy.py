@@ -55,8 +55,6 @@ class ToySet(Dataset[dict[str, Any]]):
 
 
 class ToyData(L.LightningDataModule):
-    source = "real"
-
     def __init__(self, count: int = 40, classes: int = 2) -> None:
         super().__init__()
         self.set = ToySet(count, classes)

@@ -257,6 +257,20 @@ def test_without_training_the_likenesses_are_the_same(source: StyleGAN2) -> None
     module.configure_model()
     turn = module.turn(torch.randn(6, 3, 16, 16), torch.arange(6) % 3)
     assert float(turn.further["distance"].detach()) == pytest.approx(0, abs=1e-6)
+    assert len(turn.fake) == 4  # whole images near an anchor: a group of the deviation, though a quarter would be 2
+
+
+def test_an_adapted_gan_is_loaded_without_its_source(source: StyleGAN2, tmp_path: Path) -> None:
+    module = adapted(source)
+    trainer = make_trainer(tmp_path, 1, enable_checkpointing=True)
+    trainer.fit(module, datamodule=Data())
+    trainer.save_checkpoint(tmp_path / "m.ckpt")
+    again = AdaptedGAN(width=64, anchors=3)
+    content = torch.load(tmp_path / "m.ckpt", weights_only=True)
+    again.on_load_checkpoint(content)
+    again.load_state_dict(content["state_dict"])
+    assert again.hparams["width"] == 2
+    assert torch.equal(again.state_dict()["anchors"], module.state_dict()["anchors"])
 
 
 def test_mistakes_are_named(source: StyleGAN2) -> None:

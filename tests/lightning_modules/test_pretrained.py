@@ -15,9 +15,9 @@ def test_a_folder_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "owner" / "name").mkdir(parents=True)
     (tmp_path / "owner" / "name" / "model.safetensors").touch()
     monkeypatch.chdir(tmp_path)
-    source = find_source("owner/name", "abc", True, "synthesize.generator")
+    source = find_source("owner/name", "abc", True, "synthesize.generator.model")
     assert (source.local, source.revision, source.local_files_only) == (True, None, True)
-    hub = find_source("owner/other", "abc", False, "synthesize.generator")
+    hub = find_source("owner/other", "abc", False, "synthesize.generator.model")
     assert (hub.local, hub.revision, hub.local_files_only) == (False, "abc", True)
 
 
