@@ -33,6 +33,10 @@ class Source:
     download: bool
     key: str
 
+    def beside(self, name: str) -> str:
+        """Key of another setting of the same part, to name in errors."""
+        return f"{self.key.rpartition('.')[0]}.{name}"
+
     @property
     def local_files_only(self) -> bool:
         """Whether the hub must not be asked."""
@@ -181,7 +185,7 @@ def _explain(source: Source, error: Exception) -> str:
     if source.local_files_only:
         return (
             f"{source.key}: {name} is not complete in the local Hugging Face cache: "
-            f"set {source.key.rpartition('.')[0]}.download=true to fetch it, or give a local folder"
+            f"set {source.beside('download')}=true to fetch it, or give a local folder"
         )
     return (
         f"{source.key}: {name} could not be fetched or loaded ({first[:300]}): "

@@ -51,7 +51,7 @@ class Reader:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.has_text_input = self.processor is not None and not network.config.is_encoder_decoder
         if prompt is not None and not self.has_text_input:
-            raise ConfigError(f"{source.key}.prompt: {source.location} takes no text: set the prompt to null")
+            raise ConfigError(f"{source.beside('prompt')}: {source.location} takes no text: set the prompt to null")
         self.text = self._render(prompt) if self.has_text_input else None
 
     def _render(self, prompt: str | None) -> str | None:
