@@ -309,8 +309,8 @@ class DebiasCLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
-        in_chain = stage is not None
-        logger = False if spec.fast_dev_run else make_loggers(loggers, self.run_dir, name, directory, in_chain)
+        places = (self.run_dir, name, directory)
+        logger = False if spec.fast_dev_run else make_loggers(loggers, *places, of_chain=stage is not None)
         trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(

@@ -103,29 +103,35 @@ def finish(loggers: Sequence[Logger], is_last: bool) -> None:
             logger.experiment.finish()
 
 
-def _make(spec: Namespace, run_dir: Path, stage: str, directory: Path, of_chain: bool) -> Logger:
+def _make(spec: Namespace, run_dir: Path, name: str, directory: Path, of_chain: bool) -> Logger:
     arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
     arguments |= spec.get("dict_kwargs", {}) or {}
     arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
-    run = run_name(run_dir)
     kind = spec.class_path.rpartition(".")[2]
     if kind == "WandbLogger":
-        name = run if of_chain else f"{run}-{stage}"
-        # sweeps have many folders of one name: the id is that of the place
-        own_id = f"{name}-{digest(str(run_dir.resolve()))[:8]}"
-        ours = {"project": "diffubias", "name": name, "id": own_id, "resume": "allow"}
-        arguments = {**ours, "save_dir": str(run_dir if of_chain else directory), **arguments}
-        Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
-        for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way
-            os.environ.setdefault(variable, str(run_dir.resolve() / "wandb"))
-        if of_chain:
-            arguments.setdefault("checkpoint_name", f"model-{own_id}-{stage}")
-            return ChainWandb(stage, directory, **arguments, experiment=_open_run(arguments["id"]))
-    elif kind in ("TensorBoard", "TensorBoardLogger"):
-        own = {"name": "", "version": "tensorboard"} if "save_dir" not in arguments else {"name": run, "version": stage}
+        return _make_wandb(arguments, run_dir, name, directory, of_chain)
+    if kind in ("TensorBoard", "TensorBoardLogger"):
+        shared = {"name": run_name(run_dir), "version": name}
+        own = shared if "save_dir" in arguments else {"name": "", "version": "tensorboard"}
         arguments = {"save_dir": str(directory), **own, **arguments}
     logger: Logger = instantiate_class((), {"class_path": spec.class_path, "init_args": arguments})
     return logger
+
+
+def _make_wandb(arguments: dict[str, Any], run_dir: Path, name: str, directory: Path, of_chain: bool) -> WandbLogger:
+    """Stages write into the W&B run of their chain, other commands into one of their own."""
+    run = run_name(run_dir) if of_chain else f"{run_name(run_dir)}-{name}"
+    # sweeps have many folders of one name: the id is that of the place
+    own_id = f"{run}-{digest(str(run_dir.resolve()))[:8]}"
+    ours = {"project": "diffubias", "name": run, "id": own_id, "resume": "allow"}
+    arguments = {**ours, "save_dir": str(run_dir if of_chain else directory), **arguments}
+    Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
+    for variable in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # tables and artifacts on their way
+        os.environ.setdefault(variable, str(run_dir.resolve() / "wandb"))
+    if not of_chain:
+        return WandbLogger(**arguments)
+    arguments.setdefault("checkpoint_name", f"model-{own_id}-{name}")
+    return ChainWandb(name, directory, **arguments, experiment=_open_run(arguments["id"]))
 
 
 def _open_run(own_id: str) -> Any:

@@ -36,7 +36,7 @@ class ClassConditional(GenerativeModule):
             ConfigError: the decay lies outside its range.
         """
         if not 0 <= ema < 1:
-            raise ConfigError(f"{self.key}.ema must lie in [0, 1), but is {ema}: set it to 0.999, say.")
+            raise ConfigError(f"{self.key}.ema must lie in [0, 1), but is {ema}: the larger, the slower it follows.")
         super().__init__(optimizer, scheduler)
         self.average: nn.Module | None = None
         self._averaged_at = 0

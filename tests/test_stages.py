@@ -29,6 +29,13 @@ def test_a_stage_starts_from_an_earlier_one(small: Small, tmp_path: Path, epoch:
     assert results["test"]["second"] == results[selection]["first"]
 
 
+def fitted(small: Small, run_dir: Path, words: list[str]) -> Path:
+    """Fit one plain chain with further words; its run folder."""
+    outcome = call(*vanilla(small, run_dir, *words))
+    assert outcome.status == 0, outcome.err
+    return run_dir
+
+
 REPEATED = "{first: {module: biased, repeat: 2}, second: {module: model, uses: {teachers: first}}}"
 HELPED = [
     f"--stages={REPEATED}", "--biased=lightning_modules.BiasedModule", "--biased.backbone=smallresnet",
@@ -39,10 +46,7 @@ HELPED = [
 @pytest.fixture(scope="module")
 def repeated(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a chain whose last stage is handed both fits of the first."""
-    run_dir = tmp_path_factory.mktemp("repeated") / "run"
-    outcome = call(*vanilla(small, run_dir, *HELPED))
-    assert outcome.status == 0, outcome.err
-    return run_dir
+    return fitted(small, tmp_path_factory.mktemp("repeated") / "run", HELPED)
 
 
 def weights(run_dir: Path, folder: str) -> dict[str, torch.Tensor]:
@@ -105,10 +109,7 @@ WATCHED += ["--trainer.callbacks=tests.stages.Spoiler"]
 @pytest.fixture(scope="module")
 def watched(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a fit that is watched on the test set and that loses its weights in the last epoch."""
-    run_dir = tmp_path_factory.mktemp("watched") / "run"
-    outcome = call(*vanilla(small, run_dir, *WATCHED))
-    assert outcome.status == 0, outcome.err
-    return run_dir
+    return fitted(small, tmp_path_factory.mktemp("watched") / "run", WATCHED)
 
 
 def test_the_epoch_that_validation_selected_is_tested_too(watched: Path) -> None:
