@@ -214,7 +214,7 @@ class DebiasCLI(LightningCLI):
         module.stage_name = fit.name
         module.helpers = helpers
         self.datamodule.source = stage.data
-        self.datamodule.stage_augment = stage.augment
+        self.datamodule.stage_augment, self.datamodule.stage_batch_size = stage.augment, stage.batch_size
         # the fits of a repeated stage see the images in orders of their own
         self.datamodule.order_seed = seed if stage.repeat > 1 else int(self.cfg.seed_everything)
         first = next((own for own in fits if own.written == stage.init_from), None)

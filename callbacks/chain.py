@@ -18,6 +18,7 @@ class Stage:
             ``pretrain`` or ``model``.
         data: The training images: real, of these the mined ones, synthetic, or real and synthetic.
         augment: Random changes of the training images in this stage alone; None takes ``data.augment``.
+        batch_size: Training samples in a batch of one process in this stage alone; None takes ``data.batch_size``.
         synthesize: When images are synthesised: not at all, before this fit, or after it; ``captions`` mines after it
             and captions what the generator draws from captions, and leaves the drawing to a later stage.
         init_from: Name of an earlier stage whose classifier this one starts from; None starts fresh.
@@ -33,6 +34,7 @@ class Stage:
     module: str = "model"
     data: Literal["real", "mined", "synthetic", "both"] = "real"
     augment: Literal["none", "flip", "crop_flip", "resized_crop_flip"] | None = None
+    batch_size: int | None = None
     synthesize: Literal["no", "start", "end", "captions"] = "no"
     init_from: str | None = None
     init_epoch: Literal["last", "best"] = "last"
@@ -117,6 +119,8 @@ def unroll(stages: dict[str, Stage], run_dir: Path) -> list[Fit]:
             )
         if stage.save_every < 1:
             raise ConfigError(f"stages.{written}.save_every must be at least 1, got {stage.save_every}")
+        if stage.batch_size is not None and stage.batch_size < 1:
+            raise ConfigError(f"stages.{written}.batch_size must be at least 1, got {stage.batch_size}")
         _check_references(written, stage, stages, list(dict.fromkeys(fit.written for fit in fits)))
         repeats = range(1, stage.repeat + 1)
         for name in [written] if stage.repeat == 1 else [f"{written}-{number}" for number in repeats]:

@@ -95,6 +95,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             `seed_everything`, so that a sweep over seeds keeps the data as they are.
         source: What training reads; set for each stage of the chain.
         stage_augment: Random changes in place of `augment`; set for each stage of the chain.
+        stage_batch_size: Training samples in a batch in place of `batch_size`; set for each stage of the chain.
         synthetic_dir: The folder with the manifest; set by the chain.
     """
 
@@ -163,6 +164,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         self.mean = mean
         self.std = std
         self.stage_augment: Augment | None = None
+        self.stage_batch_size: int | None = None
         self._random_transform = partial(Transform, mean, std, crop_padding=crop_padding, crop_scale=crop_scale)
         self._augment: Augment = augment
         self._plain_transform = Transform(mean, std)
@@ -354,10 +356,11 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         parts += [] if synthetic is None else [synthetic]
         dataset = ImageDataset(parts, self._random_transform(augment=self.stage_augment or self._augment))
         rank, world_size = self._place()
+        batch_size = self.stage_batch_size or self.batch_size
         sampler = TrainSampler(
             real,
             np.arange(first, len(dataset)),
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             mixing=self.mixing,
             share=self.synthetic_share,
             weights=self._weights(parts, real),
@@ -365,7 +368,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
         )
-        return self._loader(dataset, sampler=sampler)
+        return self._loader(dataset, batch_size, sampler)
 
     def _weights(self, parts: list[Part], real: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """Probability of each entry of the sampler under `balance`; None visits every entry once."""

@@ -36,7 +36,7 @@ def fitted(small: Small, run_dir: Path, words: list[str]) -> Path:
     return run_dir
 
 
-REPEATED = "{first: {module: biased, repeat: 2}, second: {module: model, uses: {teachers: first}}}"
+REPEATED = "{first: {module: biased, repeat: 2}, second: {module: model, batch_size: 8, uses: {teachers: first}}}"
 HELPED = [
     f"--stages={REPEATED}", "--biased=lightning_modules.BiasedModule", "--biased.backbone=smallresnet",
     "--model=tests.stages.Helped", "--trainer.max_epochs=2", "--trainer.callbacks=tests.faults.FaultyCallback",
@@ -74,6 +74,12 @@ def test_a_stage_is_handed_the_trained_modules_of_another(repeated: Path) -> Non
         assert are_equal(ours, weights(repeated, folder))
     # they are no part of the module that uses them
     assert weights(repeated, "03-second").keys() == weights(repeated, "01-first-1").keys()
+
+
+def test_a_stage_has_batches_of_its_own_size(repeated: Path) -> None:
+    paths = [repeated / "stages" / name / "checkpoints/last.ckpt" for name in ("01-first-1", "03-second")]
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in paths]
+    assert steps == [2 * 160 // 32, 2 * 160 // 8]  # two epochs of 160 images
 
 
 def test_a_repeated_stage_goes_on_after_a_kill(small: Small, repeated: Path, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_a_stage_that_is_not_repeated_keeps_its_name(tmp_path: Path) -> None:
         ({"a": Stage(repeat=2), "b": Stage(uses={"x": "a-1"})}, r"stages\.b\.uses\.x: a-1 is no earlier stage"),
         ({"a": Stage(repeat=2), "b": Stage(init_from="a")}, r"stages\.b\.init_from: a is fitted 2 times.*fitted once"),
         ({"a": Stage(repeat=0)}, r"stages\.a\.repeat must be at least 1, got 0"),
+        ({"a": Stage(batch_size=0)}, r"stages\.a\.batch_size must be at least 1, got 0"),
         ({"a": Stage(repeat=2, synthesize="end")}, r"stages\.a\.repeat: .*repeat another stage"),
         ({"a": Stage(repeat=2), "a-2": Stage()}, r"stages\.a-2: .*rename the stage"),
     ],
