@@ -1,129 +1,123 @@
-"""AmpliBias and A² beside DiffuBias and simpler ways on the miniature: accuracy, KID and right labels over seeds.
+"""AmpliBias and A² beside DiffuBias and simpler ways: accuracy, KID and right labels over seeds.
 
     python -m benchmarks.gan_effect --seeds 401 402 403
+    python -m benchmarks.gan_effect --data_set cmnist --methods ERM AmpliBias -- --data.root path/to/MNIST
 
-One row a (method, seed). KID (Binkowski et al., arXiv 1801.01401) compares the synthetic images with the test
-images in conflict, in the features of the embedded judge; *right* is the share of synthetic images that show the shape
-of their label, by that judge. The rows of real images say what these values are worth. The printed table has KID x 100
-and shares in per cent, the CSV the values themselves. Finished runs are not run again,
-so the command goes on where it was stopped.
+One row a (method, seed). KID (Binkowski et al., arXiv 1801.01401) compares the synthetic images with test images in
+conflict, in the features of a judge; *right* is the share of synthetic images that show the class of their label, by
+that judge. It is the embedded one for the miniature; elsewhere it learns from one half of the unbiased test images, and
+KID looks at the other half. The rows of real images say what these values are worth. The printed table has KID x 100
+and shares in per cent, the CSV the values themselves. Finished runs are not run again, and rows of other methods and
+seeds stay in the CSV. DDB-II takes the images of DDB-I, which has to be run before. What stands behind `--` goes to all
+runs.
 """
 
 import argparse
-import json
 from pathlib import Path
+from pydoc import locate
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torchmetrics.image.kid import KernelInceptionDistance
+import yaml
+from torch import Tensor
 
-from assets.judge import load_judge
-from benchmarks.miniature_effect import CONTROL, DIFFUBIAS, ROOT, VANILLA, fit
-from benchmarks.over_seeds import Row, tabulate, write_rows
-from datamodules import Miniature
+from benchmarks.drawn_quality import EmbeddedJudge, FittedJudge, Judge, kid, read_drawn, right_share
+from benchmarks.miniature_effect import ROOT, fit
+from benchmarks.over_seeds import Row, read_rows, tabulate, write_rows
+from datamodules import DebiasDataModule
 
+# what the name of the configuration ends with, and the stage that counts
 CHAINS = {
-    "ERM": (VANILLA, "model"),
-    "mined repeated (control)": (CONTROL, "debiased"),
-    "DDB-I": ("configs/miniature_ddb_1.yaml", "debiased"),
-    "DiffuBias": (DIFFUBIAS, "debiased"),
-    "AmpliBias": ("configs/miniature_amplibias.yaml", "debiased"),
-    "A²": ("configs/miniature_a2.yaml", "debiased"),
+    "ERM": ("_vanilla", "model"),
+    "mined repeated (control)": ("_control", "debiased"),
+    "DDB-I": ("_ddb_1", "debiased"),
+    "DDB-II": ("_ddb_2", "debiased"),
+    "DiffuBias": ("", "debiased"),
+    "AmpliBias": ("_amplibias", "debiased"),
+    "A²": ("_a2", "debiased"),
 }
+# DDB-II without a diffusion model of its own: it differs from DDB-I in the last stage alone
+AMPLIFIED = """{amplifier: {module: biased, data: synthetic, synthesize: start},
+ debiased: {module: model, uses: {amplifier: amplifier}}}"""
 SCALES = {"accuracy": 100.0, "conflict": 100.0, "worst_group": 100.0, "kid": 100.0, "right": 100.0}
-JUDGE = ROOT / "assets/miniature/judge"
 
 
-class JudgeFeatures(nn.Module):
-    """What the embedded judge sees in pictures: uint8 [B, 3, 32, 32] to float32 [B, 1536]."""
-
-    def __init__(self) -> None:
-        """Load the judge."""
-        super().__init__()
-        self.body = load_judge(JUDGE).body
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Describe pictures."""
-        features: Tensor = self.body(images.float() / 127.5 - 1)
-        return features
-
-
-def kid(images: Tensor, reference: Tensor) -> float:
-    """Kernel distance of two sets of pictures uint8 [N, 3, 32, 32], mean over 50 subsets."""
-    torch.manual_seed(0)
-    size = min(100, len(images), len(reference))
-    metric = KernelInceptionDistance(feature=JudgeFeatures(), subsets=50, subset_size=size)
-    for pictures, real in ((reference, True), (images, False)):
-        for chunk in torch.split(pictures, 256):
-            metric.update(chunk, real=real)
-    return float(metric.compute()[0])
-
-
-@torch.inference_mode()
-def right_share(images: Tensor, labels: Tensor) -> float:
-    """Share of the pictures uint8 [N, 3, 32, 32] that show the shape of their label [N]."""
-    judge = load_judge(JUDGE)
-    shapes = torch.cat([judge(chunk.float() / 127.5 - 1)[0] for chunk in torch.split(images, 256)])
-    return float((shapes.argmax(dim=1) == labels).float().mean())
-
-
-def synthetic(folder: Path) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 [N, 3, 32, 32] and labels [N] of a synthetic set."""
-    records = [json.loads(line) for line in (folder / "metadata.jsonl").open()]
-    pictures = [Image.open(folder / record["file_name"]).convert("RGB").resize((32, 32)) for record in records]
-    pixels = torch.from_numpy(np.stack([np.asarray(own) for own in pictures])).permute(0, 3, 1, 2)
-    return pixels, torch.tensor([record["label"] for record in records])
-
-
-def real(seed: int, train_size: int = 1000) -> dict[str, tuple[Tensor, Tensor]]:
-    """Pictures and labels of the test images in conflict, in two halves, and of the aligned training images."""
-    data = Miniature(train_size=train_size, conflict_ratio=0.05, seed=seed, mean=(0.0,) * 3, std=(1.0,) * 3)
+def make_data(data_set: str, seed: int, further: list[str]) -> DebiasDataModule:
+    """The data of the runs, neither normalised nor augmented."""
+    settings = yaml.safe_load((ROOT / f"configs/{data_set}_vanilla.yaml").read_text())["data"]
+    words = dict(zip(further[::2], further[1::2], strict=True))
+    given = {key.removeprefix("--data."): yaml.safe_load(words[key]) for key in words if key.startswith("--data.")}
+    given |= {"seed": seed, "mean": (0.0,) * 3, "std": (1.0,) * 3, "augment": "none"}
+    kind: Any = locate(settings["class_path"])
+    options = settings["init_args"] | given
+    data: DebiasDataModule = kind(**options | ({"root": Path(options["root"])} if "root" in options else {}))
     data.setup()
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for split in ("test", "train"):
-        labels, biases = data.split_labels(split)
-        wanted = (labels != biases) == (split == "test")
-        rows = wanted.nonzero().flatten().tolist()
-        parts = {"conflict": rows[::2], "other conflict": rows[1::2]} if split == "test" else {"aligned": rows}
-        for name, own in parts.items():
-            batches = list(data.chosen_dataloader(split, own))
-            pixels = torch.cat([batch["image"] for batch in batches])
-            found[name] = (255 * pixels).round().to(torch.uint8), labels[own]
-    return found
+    return data
 
 
-def measure(runs: Path, method: str, seed: int, reference: Tensor) -> Row:
-    """Run one chain, and look at what it has drawn and what it has reached."""
-    config, stage = CHAINS[method]
-    folder = runs / str(seed) / Path(config).stem
-    reached = fit(config, folder, seed)[stage]
-    row: dict[str, str | float] = {name: reached[name] for name in ("accuracy", "conflict", "worst_group")}
-    if (folder / "synthetic/metadata.jsonl").is_file():
-        images, labels = synthetic(folder / "synthetic")
-        row |= {"kid": kid(images, reference), "right": right_share(images, labels)}
-    return {"method": method, "seed": seed, **row}
+def pictures(data: DebiasDataModule, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Pictures uint8 [N, 3, S, S] and labels [N] of a split's rows."""
+    pixels = torch.cat([batch["image"] for batch in data.chosen_dataloader(split, rows.tolist())])
+    return (255 * pixels).round().to(torch.uint8), data.split_labels(split)[0][rows]
+
+
+def real(data: DebiasDataModule, embedded: bool) -> tuple[Judge, dict[str, tuple[Tensor, Tensor]]]:
+    """A judge, and pictures and labels of aligned training images and of test images in conflict, in two parts."""
+    labels, biases = data.split_labels("test")
+    rows = torch.arange(len(labels))
+    if embedded:
+        judge: Judge = EmbeddedJudge(ROOT / "assets/miniature/judge")
+    else:
+        judge = FittedJudge(*pictures(data, "test", rows[::2]), data.num_classes)
+        rows = rows[1::2]
+    conflict = rows[labels[rows] != biases[rows]]
+    train_labels, train_biases = data.split_labels("train")
+    aligned = (train_labels == train_biases).nonzero().flatten()
+    parts = {"conflict": ("test", conflict[::2]), "other conflict": ("test", conflict[1::2])}
+    parts["aligned"] = ("train", aligned[:: -(-len(aligned) // 5000)])
+    return judge, {name: pictures(data, *part) for name, part in parts.items()}
 
 
 def main() -> None:
     """Run everything and write the CSV after every run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_set", default="miniature", help="Name that the configurations begin with.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[401, 402, 403])
     parser.add_argument("--methods", nargs="+", choices=list(CHAINS), default=list(CHAINS))
     parser.add_argument("--runs", type=Path, default=Path("runs/gan"), help="Folder of the runs.")
-    parser.add_argument("--csv", type=Path, default=ROOT / "docs/results/gan_effect.csv")
+    parser.add_argument("--csv", type=Path, help="Default: docs/results/gan_effect_DATA_SET.csv")
+    parser.add_argument("further", nargs="*", help="After --: settings of all runs, as --KEY VALUE.")
     arguments = parser.parse_args()
-    rows: list[Row] = []
+    csv = arguments.csv or ROOT / f"docs/results/gan_effect_{arguments.data_set}.csv"
+    written = read_rows(csv) if csv.is_file() else []
+    rows: list[Row] = [{key: value for key, value in row.items() if value != ""} for row in written]
+
+    def keep(method: str, seed: int, values: dict[str, float]) -> None:
+        rows[:] = [row for row in rows if (row["method"], str(row["seed"])) != (method, str(seed))]
+        rows.append({"method": method, "seed": seed, **values})
+        write_rows(csv, rows)
+
     for seed in arguments.seeds:
-        known = real(seed)
+        data = make_data(arguments.data_set, seed, arguments.further)
+        judge, known = real(data, embedded=arguments.data_set == "miniature")
+        reference = known["conflict"][0]
         for name in ("other conflict", "aligned"):
             images, labels = known[name]
-            values = {"kid": kid(images, known["conflict"][0]), "right": right_share(images, labels)}
-            rows.append({"method": f"real images: {name}", "seed": seed, **values})
+            values = {"kid": kid(judge, images, reference), "right": right_share(judge, images, labels)}
+            keep(f"real images: {name}", seed, values)
+        runs = arguments.runs.resolve() / arguments.data_set / str(seed)
         for method in arguments.methods:
-            rows.append(measure(arguments.runs.resolve(), method, seed, known["conflict"][0]))
-            write_rows(arguments.csv, rows)
+            suffix, stage = CHAINS[method]
+            shared = [f"--synthesize.reuse={runs / 'DDB-I/synthetic'}", f"--stages={AMPLIFIED}"]
+            own = shared if method == "DDB-II" else []
+            folder = runs / method.split()[0]
+            config = f"configs/{arguments.data_set}{suffix}.yaml"
+            reached = fit(config, folder, seed, *arguments.further, *own)[stage]
+            values = {name: reached[name] for name in ("accuracy", "conflict", "worst_group")}
+            if (folder / "synthetic/metadata.jsonl").is_file():
+                images, labels = read_drawn(folder / "synthetic", data.image_size)
+                values |= {"kid": kid(judge, images, reference), "right": right_share(judge, images, labels)}
+            keep(method, seed, values)
             print(tabulate(rows, ("method",), SCALES), flush=True)
 
 

@@ -30,6 +30,7 @@ def chain_words(small: Small) -> list[str]:
         "--trainer.max_epochs=2",
         "--stages.diffusion.max_epochs=3",
         "--stages.diffusion.save_every=2",
+        "--stages.diffusion.trainer={check_val_every_n_epoch: 1}",
         "--trainer.callbacks=tests.faults.FaultyCallback",
         "--synthesize.generator=tests.faults.FaultyClassGenerator",
         "--synthesize.generator.batch_size=4",
