@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch.multiprocessing import set_forkserver_preload
 
-from tests.ddp import _PRELOADED
 from tests.generators import write_bar_official
 from tests.layouts.celeba import write_celeba
 from tests.layouts.cifar10 import write_cifar10
@@ -183,7 +181,6 @@ class Process:
     """
 
     def __init__(self, args: Sequence[str], folder: Path, env: dict[str, str] | None = None) -> None:
-        set_forkserver_preload(list(_PRELOADED))
         folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
         self._files = folder / "out.txt", folder / "err.txt"

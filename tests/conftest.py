@@ -4,6 +4,7 @@ import os
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", GLOO_SOCKET_IFNAME="lo")
 
 from collections.abc import Iterator
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ import torch.distributed as dist
 from tests import chain, tiny_models
 
 torch.set_num_threads(1)
+# Before the first process of any test: what the server has not imported then, every process imports for itself.
+set_forkserver_preload(["torch.distributed", "torchvision", "lightning.pytorch", "tests.preload"])
 
 # What a test may leave: seeds for the workers of loaders, what scikit-learn sets at its import, and what pytest sets.
 HARMLESS = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "PYTEST_CURRENT_TEST"}

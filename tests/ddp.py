@@ -15,10 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import set_forkserver_preload
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
-
-_PRELOADED = ("torch.distributed", "torchvision", "lightning.pytorch", "tests.preload")
 
 
 class RankError(RuntimeError):
@@ -43,7 +40,6 @@ def run_ddp(fn: Callable[..., Any], *args: Any, world_size: int = 2, timeout: fl
         RankError: a process failed; the message holds the traceback of the first one that did, the others are ended.
         TimeoutError: they did not finish in time.
     """
-    set_forkserver_preload(list(_PRELOADED))
     deadline = time.monotonic() + timeout
     with tempfile.TemporaryDirectory() as folder:
         state = (Path(folder), world_size, timeout, dict(os.environ), list(sys.path))

@@ -106,8 +106,9 @@ def corrupt(tasks: Sequence[Task], processes: int | None = None) -> NDArray[np.u
     chunks = (chunk for task in tasks for chunk in task.chunks())
     if processes <= 1:
         return _collect(map(Task.run, chunks), total)
-    # spawned and not forked: a copy of a process with threads or a GPU may hang
-    context = multiprocessing.get_context("spawn")
+    # not forked from here: a copy of a process with threads or a GPU may hang
+    ways = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in ways else "spawn")
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_obey_parent) as pool:
         return _collect(pool.map(Task.run, chunks), total)
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.multiprocessing import set_forkserver_preload
 
 from callbacks.synthesis import Gate
 from callbacks.synthesis.files import read_lines
@@ -83,7 +82,6 @@ def test_a_set_without_any_good_image_is_one_clear_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("chunks", [0, 3])
 def test_killed_between_image_and_record_then_finished(tmp_path: Path, chunks: int) -> None:
-    set_forkserver_preload(["torch.distributed", "torchvision", "lightning.pytorch"])
     process = get_context("forkserver").Process(target=draw_and_die, args=(tmp_path / "killed", 20, chunks))
     process.start()
     process.join(120)
