@@ -128,6 +128,14 @@ class Small:
         return [f"synthesize.{part}.{key}={value}" for part, own in parts.items() for key, value in own.items()]
 
 
+def small_backbones(config: Path) -> list[str]:
+    """Arguments that put our small network in the place of a ResNet."""
+    settings = yaml.safe_load(config.read_text())
+    keys = [key for key in ("pretrain", "biased", "model") if key in settings]
+    backbones = {key: settings[key].get("init_args", {}).get("backbone", "") for key in keys}
+    return [f"--{key}.backbone=smallresnet" for key, own in backbones.items() if own in ("resnet18", "resnet50")]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What came of a run: exit status, and what was printed."""

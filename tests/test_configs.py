@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.chain import ROOT, Small, call
+from tests.chain import ROOT, Small, call, small_backbones
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 NO_BIAS = {"BAR", "Folder", "ImageNet9", "Table"}
@@ -94,14 +94,6 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     drawn = len(list((tmp_path / "synthetic").glob("images/*.png")))
     biases = BIASES[data] if "{bias}" in config.read_text() else 1
     assert drawn == (3 * CLASSES[data] * biases if draws else 0)
-
-
-def small_backbones(config: Path) -> list[str]:
-    """Arguments that put our small network in the place of a ResNet."""
-    settings = yaml.safe_load(config.read_text())
-    keys = [key for key in ("pretrain", "biased", "model") if key in settings]
-    backbones = {key: settings[key].get("init_args", {}).get("backbone", "") for key in keys}
-    return [f"--{key}.backbone=smallresnet" for key, own in backbones.items() if own in ("resnet18", "resnet50")]
 
 
 def evaluates_and_predicts(words: list[str], run_dir: Path, reached: float) -> None:
