@@ -95,10 +95,10 @@ class OneLineParser(LightningArgumentParser):
 class DebiasCLI(LightningCLI):
     """LightningCLI whose ``fit`` runs a chain of stages, each with a Trainer of its own, in one run folder."""
 
-    def __init__(self, *classes: type, args: list[str] | None, **options: Any) -> None:
+    def __init__(self, args: list[str] | None, **options: Any) -> None:
         """Parse the arguments and run what they ask for."""
         self._asked = (sys.argv[1:] if args is None else args)[:1]
-        super().__init__(*classes, args=args, **options)
+        super().__init__(args=args, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # in Lightning it knows no arguments
         """Name only the one that is asked for, if it is known: parsers of the others take a third of a second."""
@@ -427,8 +427,9 @@ def open_run(folder: Path, further: Sequence[str] = ()) -> OpenedRun:
 
 def _cli(kind: type[DebiasCLI], args: list[str] | None, parser: type[LightningArgumentParser]) -> DebiasCLI:
     return kind(
-        LightningModule,
-        DebiasDataModule,
+        args,
+        model_class=LightningModule,
+        datamodule_class=DebiasDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=parser,
@@ -436,7 +437,6 @@ def _cli(kind: type[DebiasCLI], args: list[str] | None, parser: type[LightningAr
         seed_everything_default=1,
         auto_configure_optimizers=False,
         load_from_checkpoint_support=False,
-        args=args,
     )
 
 

@@ -57,10 +57,10 @@ class FittedJudge:
         steps = epochs * -(-len(images) // CHUNK)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in range(epochs):
-            for rows in torch.randperm(len(images)).split(CHUNK):
+            for rows in torch.split(torch.randperm(len(images)), CHUNK):
                 loss = F.cross_entropy(self.network(images[rows].float() / 127.5 - 1), labels[rows])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 schedule.step()
         self.network.eval()
