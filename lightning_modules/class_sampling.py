@@ -40,7 +40,10 @@ def draw_classes(
     image = noise.to(device) * scheduler.init_noise_sigma
     nothing = torch.full_like(labels, unet.config.num_class_embeds - 1)
     classes = torch.cat((labels, nothing)) if weight else labels
-    random = {"generator": list(generators)} if "generator" in inspect.signature(scheduler.step).parameters else {}
+    # DDIM clips the image that it predicts; unless the noise is made to fit, dark grounds brighten with every step
+    wanted = {"generator": list(generators), "use_clipped_model_output": True}
+    known = inspect.signature(scheduler.step).parameters
+    options = {name: value for name, value in wanted.items() if name in known}
     for time in scheduler.timesteps:
         given = scheduler.scale_model_input(image, time).to(dtype)
         given = torch.cat((given, given)) if weight else given
@@ -48,6 +51,6 @@ def draw_classes(
         if weight:
             with_class, without = predicted.chunk(2)
             predicted = torch.lerp(without, with_class, 1.0 + weight)
-        image = scheduler.step(predicted, time, image, **random).prev_sample
+        image = scheduler.step(predicted, time, image, **options).prev_sample
     result: Tensor = (image.float() / 2 + 0.5).clamp(0, 1)
     return result

@@ -73,3 +73,33 @@ def test_values_that_are_no_numbers_are_not_hidden() -> None:
     images = draw_classes(unet, LIBRARY.DDIMScheduler(), torch.tensor([0, 1]), seeded(2), 2, 0.0)
     assert bool(images[0].isnan().all())
     assert bool(images[1].isfinite().all())
+
+
+class Dark(nn.Module):
+    """Knows that a class is nearly black and that all pictures together are dark, and predicts v without any error.
+
+    The values of a pixel are normal: mean -1 and variance 0.01 for a class, -0.5 and 0.25 for all.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(sample_size=SIZE, in_channels=3, num_class_embeds=3)
+        self.dtype = nn.Parameter(torch.zeros(()))
+        self.kept = scheduler.alphas_cumprod
+
+    def forward(self, image: Tensor, time: Tensor, classes: Tensor) -> Any:
+        kept, lost = self.kept[time].sqrt(), (1 - self.kept[time]).sqrt()
+        mean = torch.tensor([-1.0, -1.0, -0.5])[classes][:, None, None, None]
+        variance = torch.tensor([0.01, 0.01, 0.25])[classes][:, None, None, None]
+        trusted = variance * kept / (variance * kept**2 + lost**2)
+        picture = mean + trusted * (image - kept * mean)
+        return SimpleNamespace(sample=(kept * image - picture) / lost)
+
+
+@pytest.mark.parametrize("steps", [10, 50, 200])
+def test_a_dark_ground_stays_dark_under_guidance(steps: int) -> None:
+    scheduler = LIBRARY.DDIMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", timestep_spacing="trailing"
+    )
+    images = draw_classes(Dark(scheduler), scheduler, torch.tensor([0, 1]), seeded(2), steps, 1.0)
+    assert float(images.mean()) < 0.02
