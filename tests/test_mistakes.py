@@ -80,7 +80,7 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         ),
         (
             ["fit", "--config=configs/miniature_ddb_1.yaml", "--diffusion.size=15"],
-            ["diffusion.size=15", "multiple of 2"],
+            ["diffusion.size=15", "multiple of 4"],
         ),
         (["fit", "--config=configs/miniature_usb.yaml", "--synthesize.images=aligned"], ["synthesize.images=aligned"]),
         (["test", "--config={MINIATURE}"], ["ckpt_path", "run fit to its end"]),
