@@ -6,7 +6,8 @@
 The claim of Diffusing DeBias (arXiv 2502.09564): what learns from synthetic images alone never saw those in conflict
 and cannot learn them by heart. The others learn from the real ones with generalised cross-entropy, as long as --epochs
 says. One row a (classifier, seed), the printed table has shares in per cent. Finished runs are not run again, so the
-runs of `benchmarks.gan_effect` serve for the amplifier. What stands behind `--` goes to all runs.
+runs of `benchmarks.gan_effect` serve for the amplifier; rows of other seeds stay in the CSV. What stands behind `--`
+goes to all runs.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import csv
 from pathlib import Path
 
 from benchmarks.miniature_effect import ROOT, fit
-from benchmarks.over_seeds import Row, tabulate, write_rows
+from benchmarks.over_seeds import put_row, tabulate
 
 SCALES = {"errors": 1.0, "precision": 100.0, "recall": 100.0, "auroc": 100.0}
 
@@ -38,18 +39,19 @@ def main() -> None:
     parser.add_argument("further", nargs="*", help="After --: settings of all runs.")
     arguments = parser.parse_args()
     config = f"configs/{arguments.data_set}_ddb_1.yaml"
-    rows: list[Row] = []
+    table = arguments.csv or ROOT / f"docs/results/error_sets_{arguments.data_set}.csv"
     for seed in arguments.seeds:
         runs = arguments.runs.resolve() / arguments.data_set / str(seed)
-        fit(config, runs / "DDB-I", seed, *arguments.further)
-        rows.append({"classifier": "DDB's amplifier", "seed": seed, **read_errors(runs / "DDB-I")})
+        chains: dict[str, tuple[Path, list[str]]] = {"DDB's amplifier": (runs / "DDB-I", [])}
         for epochs in arguments.epochs:
             stages = f"{{amplifier: {{module: biased, data: real, max_epochs: {epochs}}}, debiased: {{module: model, "
             stages += "uses: {amplifier: amplifier}, max_epochs: 1}}"
-            words = [*arguments.further, "--biased=lightning_modules.BiasedModule", f"--stages={stages}"]
-            fit(config, runs / f"gce-{epochs}", seed, *words)
-            rows.append({"classifier": f"GCE, epochs: {epochs}", "seed": seed, **read_errors(runs / f"gce-{epochs}")})
-            write_rows(arguments.csv or ROOT / f"docs/results/error_sets_{arguments.data_set}.csv", rows)
+            own = ["--biased=lightning_modules.BiasedModule", f"--stages={stages}"]
+            chains[f"GCE, epochs: {epochs}"] = runs / f"gce-{epochs}", own
+        for name, (folder, own) in chains.items():
+            fit(config, folder, seed, *arguments.further, *own)
+            row = {"classifier": name, "seed": seed, **read_errors(folder)}
+            rows = put_row(table, row, ("classifier", "seed"))
         print(tabulate(rows, ("classifier",), SCALES), flush=True)
 
 

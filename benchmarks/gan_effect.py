@@ -14,17 +14,16 @@ runs.
 
 import argparse
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from benchmarks.drawn_quality import EmbeddedJudge, FittedJudge, Judge, kid, read_drawn, right_share
 from benchmarks.miniature_effect import ROOT, fit
-from benchmarks.over_seeds import Row, read_rows, tabulate, write_rows
+from benchmarks.over_seeds import put_row, tabulate
 from datamodules import DebiasDataModule
+from train import open_run
 
 # what the name of the configuration ends with, and the stage that counts
 CHAINS = {
@@ -39,20 +38,9 @@ CHAINS = {
 # DDB-II without a diffusion model of its own: it differs from DDB-I in the last stage alone
 AMPLIFIED = """{amplifier: {module: biased, data: synthetic, synthesize: start},
  debiased: {module: model, uses: {amplifier: amplifier}}}"""
+# pictures as they are
+PLAIN = ["--data.mean=[0.0, 0.0, 0.0]", "--data.std=[1.0, 1.0, 1.0]"]
 SCALES = {"accuracy": 100.0, "conflict": 100.0, "worst_group": 100.0, "kid": 100.0, "right": 100.0}
-
-
-def make_data(data_set: str, seed: int, further: list[str]) -> DebiasDataModule:
-    """The data of the runs, neither normalised nor augmented."""
-    settings = yaml.safe_load((ROOT / f"configs/{data_set}_vanilla.yaml").read_text())["data"]
-    words = dict(zip(further[::2], further[1::2], strict=True))
-    given = {key.removeprefix("--data."): yaml.safe_load(words[key]) for key in words if key.startswith("--data.")}
-    given |= {"seed": seed, "mean": (0.0,) * 3, "std": (1.0,) * 3, "augment": "none"}
-    kind: Any = locate(settings["class_path"])
-    options = settings["init_args"] | given
-    data: DebiasDataModule = kind(**options | ({"root": Path(options["root"])} if "root" in options else {}))
-    data.setup()
-    return data
 
 
 def pictures(data: DebiasDataModule, split: Any, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,46 +67,40 @@ def real(data: DebiasDataModule, embedded: bool) -> tuple[Judge, dict[str, tuple
 
 
 def main() -> None:
-    """Run everything and write the CSV after every run."""
+    """Run everything and write the CSV after every seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_set", default="miniature", help="Name that the configurations begin with.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[401, 402, 403])
     parser.add_argument("--methods", nargs="+", choices=list(CHAINS), default=list(CHAINS))
     parser.add_argument("--runs", type=Path, default=Path("runs/gan"), help="Folder of the runs.")
     parser.add_argument("--csv", type=Path, help="Default: docs/results/gan_effect_DATA_SET.csv")
-    parser.add_argument("further", nargs="*", help="After --: settings of all runs, as --KEY VALUE.")
+    parser.add_argument("further", nargs="*", help="After --: settings of all runs.")
     arguments = parser.parse_args()
     csv = arguments.csv or ROOT / f"docs/results/gan_effect_{arguments.data_set}.csv"
-    written = read_rows(csv) if csv.is_file() else []
-    rows: list[Row] = [{key: value for key, value in row.items() if value != ""} for row in written]
-
-    def keep(method: str, seed: int, values: dict[str, float]) -> None:
-        rows[:] = [row for row in rows if (row["method"], str(row["seed"])) != (method, str(seed))]
-        rows.append({"method": method, "seed": seed, **values})
-        write_rows(csv, rows)
-
     for seed in arguments.seeds:
-        data = make_data(arguments.data_set, seed, arguments.further)
-        judge, known = real(data, embedded=arguments.data_set == "miniature")
-        reference = known["conflict"][0]
-        for name in ("other conflict", "aligned"):
-            images, labels = known[name]
-            values = {"kid": kid(judge, images, reference), "right": right_share(judge, images, labels)}
-            keep(f"real images: {name}", seed, values)
         runs = arguments.runs.resolve() / arguments.data_set / str(seed)
-        for method in arguments.methods:
+        folders = {method: runs / method.split()[0] for method in arguments.methods}
+        values: dict[str, dict[str, float]] = {}
+        for method, folder in folders.items():
             suffix, stage = CHAINS[method]
             shared = [f"--synthesize.reuse={runs / 'DDB-I/synthetic'}", f"--stages={AMPLIFIED}"]
             own = shared if method == "DDB-II" else []
-            folder = runs / method.split()[0]
             config = f"configs/{arguments.data_set}{suffix}.yaml"
             reached = fit(config, folder, seed, *arguments.further, *own)[stage]
-            values = {name: reached[name] for name in ("accuracy", "conflict", "worst_group")}
+            values[method] = {name: reached[name] for name in ("accuracy", "conflict", "worst_group")}
+        data = open_run(folders[arguments.methods[0]], PLAIN).data
+        data.setup()
+        judge, known = real(data, embedded=arguments.data_set == "miniature")
+        drawn = {f"real images: {name}": known[name] for name in ("other conflict", "aligned")}
+        for method, folder in folders.items():
             if (folder / "synthetic/metadata.jsonl").is_file():
-                images, labels = read_drawn(folder / "synthetic", data.image_size)
-                values |= {"kid": kid(judge, images, reference), "right": right_share(judge, images, labels)}
-            keep(method, seed, values)
-            print(tabulate(rows, ("method",), SCALES), flush=True)
+                drawn[method] = read_drawn(folder / "synthetic", data.image_size)
+        for name, (images, labels) in drawn.items():
+            quality = {"kid": kid(judge, images, known["conflict"][0]), "right": right_share(judge, images, labels)}
+            values[name] = values.get(name, {}) | quality
+        for name, own_values in values.items():
+            rows = put_row(csv, {"method": name, "seed": seed, **own_values}, ("method", "seed"))
+        print(tabulate(rows, ("method",), SCALES), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/judge"), help="Folder of the runs.")
     parser.add_argument("--csv", type=Path, default=ROOT / "docs/results/judge_effect.csv")
     arguments = parser.parse_args()
-    rows = {_key(row): row for row in (read_rows(arguments.csv) if arguments.csv.exists() else [])}
+    rows = {_key(row): row for row in read_rows(arguments.csv)}
     for seed, share, gate in product(arguments.seeds, arguments.wrong, arguments.judge):
         if (share, gate, seed) in rows:
             continue

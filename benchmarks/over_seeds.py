@@ -18,9 +18,19 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read rows that were written; every value is text."""
+    """Read rows that were written, if any; every value is text, and what a row lacked is left out."""
+    if not path.is_file():
+        return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{column: value for column, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def put_row(path: Path, row: Row, keys: Sequence[str]) -> list[Row]:
+    """Write a row into a CSV, in place of the one that agrees in the keys; return all rows."""
+    own = [str(row[key]) for key in keys]
+    rows = [*(other for other in read_rows(path) if [str(other[key]) for key in keys] != own), row]
+    write_rows(path, rows)
+    return rows
 
 
 def tabulate(rows: Sequence[Row], keys: Sequence[str], scales: Mapping[str, float]) -> str:

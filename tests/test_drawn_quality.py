@@ -10,6 +10,7 @@ from torch import Tensor
 
 from benchmarks.drawn_quality import EmbeddedJudge, FittedJudge, Judge, kid, read_drawn, right_share
 from benchmarks.error_sets import read_errors
+from benchmarks.over_seeds import put_row, read_rows
 from tests.chain import ROOT
 
 
@@ -68,3 +69,14 @@ def test_what_was_logged_about_the_errors_is_read(tmp_path: Path) -> None:
     names = ("errors/count", "errors/precision", "errors/recall", "errors/auroc")
     log.write_text(f"epoch,{','.join(names)}\n,52.0,0.96,1.0,0.99\n0,,,,\n")
     assert read_errors(tmp_path) == {"errors": 52, "precision": 0.96, "recall": 1, "auroc": 0.99}
+
+
+def test_a_row_takes_the_place_of_its_own_only(tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    put_row(table, {"method": "a", "seed": 1, "kid": 0.5}, ("method", "seed"))
+    put_row(table, {"method": "a", "seed": 2, "right": 0.9}, ("method", "seed"))
+    put_row(table, {"method": "a", "seed": 1, "kid": 0.25}, ("method", "seed"))
+    assert read_rows(table) == [
+        {"method": "a", "seed": "2", "right": "0.9"},
+        {"method": "a", "seed": "1", "kid": "0.25"},
+    ]

@@ -84,7 +84,7 @@ class Dark(nn.Module):
     def __init__(self, scheduler: Any) -> None:
         super().__init__()
         self.config = SimpleNamespace(sample_size=SIZE, in_channels=3, num_class_embeds=3)
-        self.dtype = nn.Parameter(torch.zeros(()))
+        self.unused = nn.Parameter(torch.zeros(()))  # tells in which precision the model is
         self.kept = scheduler.alphas_cumprod
 
     def forward(self, image: Tensor, time: Tensor, classes: Tensor) -> Any:
