@@ -91,7 +91,9 @@ class Reader:
             return words
         config = ROOT / words[words.index("--config") + 1]
         standard = yaml.safe_load(config.read_text())["data"]["class_path"].startswith("datamodules.")
-        less = [*self.small(config), *small_backbones(config), "--report.enabled=false"] if standard else []
+        # weights that the page asks for belong to the network of the configuration
+        backbones = [] if any(word.endswith(".weights") for word in words) else small_backbones(config)
+        less = [*self.small(config), *backbones, "--report.enabled=false"] if standard else []
         if words[0] == "sweep":
             return [*first_values(words), *less, "--trainer.max_epochs=1"]
         if "--run_dir" not in words:
