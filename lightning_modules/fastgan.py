@@ -4,9 +4,11 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
+from .errors import ConfigError
 from .fastgan_networks import FastGANDiscriminator, FastGANGenerator
-from .gan import GAN, Turn, frozen
+from .gan import GAN, Turn, frozen, relative_spread
 from .gan_augment import augment
 from .gan_losses import hinge_discriminator, hinge_generator
 
@@ -21,17 +23,22 @@ class FastGAN(GAN):
 
     network_settings: ClassVar[tuple[str, ...]] = (*GAN.network_settings, "width")
 
-    def __init__(self, width: int = 64, decoding_weight: float = 1.0, **kwargs: Any) -> None:
+    def __init__(self, width: int = 64, decoding_weight: float = 1.0, diversity: float = 0.0, **kwargs: Any) -> None:
         """Keep the settings; the networks are built later.
 
         Args:
             width: channels at 128 pixels; other sides have multiples of it.
             decoding_weight: how much the decoding of real images counts in the discriminator's loss.
+            diversity: how much it counts in the generator's loss that the drawn images of a class in a batch differ
+                less than the real ones do, max(0, 1 - ``train/spread``). Our addition, in neither paper: after few
+                steps a generator otherwise draws one image a class.
             **kwargs: see :class:`GAN`.
 
         Raises:
             ConfigError: a value lies outside its range.
         """
+        if diversity < 0:
+            raise ConfigError(f"gan.diversity must not be negative, but is {diversity}.")
         super().__init__(**kwargs)
 
     def new_networks(self) -> tuple[nn.Module, nn.Module]:
@@ -55,7 +62,9 @@ class FastGAN(GAN):
         loss = hinge_discriminator(real_scores, fake_scores) + self.hparams["decoding_weight"] * error
         with frozen(network):
             again, _ = network(augment(drawn, chosen), label)
-        return Turn(loss, hinge_generator(again), real_scores, fake_scores, drawn)
+        missing = F.relu(1 - relative_spread(drawn, real, label)) if self.hparams["diversity"] else 0.0
+        generator = hinge_generator(again) + self.hparams["diversity"] * missing
+        return Turn(loss, generator, real_scores, fake_scores, drawn)
 
     def scores(self, image: Tensor, label: Tensor) -> Tensor:
         """Scores [B, M] of M places of each image."""

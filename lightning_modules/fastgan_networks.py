@@ -87,8 +87,9 @@ class FastGANGenerator(nn.Module):
 class FastGANDiscriminator(nn.Module):
     """Tells real images of a class from drawn ones, and learns to describe them by decoding what it has seen.
 
-    It scores places of the image, and the image at half its size. The class counts through the inner product of its
-    embedding with the pooled features (Miyato & Koyama, arXiv 1802.05637).
+    It scores places of the image, and the image at half its size, once for every class; the score of the image's own
+    class is the one that counts, so that each class has a judge of its own from the first step on (as in StarGAN v2,
+    Choi et al., arXiv 1912.01865).
 
     Args:
         size: side of the images in pixels, a power of two from 8 to 1024.
@@ -104,13 +105,11 @@ class FastGANDiscriminator(nn.Module):
         widths = [channels(side, width) for side in sides]
         self.stem = nn.Sequential(_conv(3, widths[0], 3, padding=1), nn.LeakyReLU(0.2))
         self.blocks = nn.ModuleList(_Downwards(*pair) for pair in pairwise(widths))
-        self.head = _Head(widths[-1])
+        self.head = _Head(widths[-1], num_classes)
         self.small = nn.Sequential(
-            _conv(3, widths[1], 3, padding=1), nn.LeakyReLU(0.2),
-            *(_Downwards(*pair) for pair in pairwise(widths[1:])), _Head(widths[-1]),
-        )  # fmt: skip
-        self.embedding = nn.Embedding(num_classes, widths[-1])
-        nn.init.zeros_(self.embedding.weight)
+            _conv(3, widths[1], 3, padding=1), nn.LeakyReLU(0.2), *(_Downwards(*pair) for pair in pairwise(widths[1:]))
+        )
+        self.small_head = _Head(widths[-1], num_classes)
         doublings = (size // 2 // self.last).bit_length() - 1
         self.decode_whole = _Decoder(widths[-1], doublings)
         self.decode_part = _Decoder(widths[-2], doublings)
@@ -130,8 +129,7 @@ class FastGANDiscriminator(nn.Module):
         for block in self.blocks:
             middle, features = features, block(features)
         small = self.small(F.avg_pool2d(image, 2))
-        fit = (self.embedding(label) * features.mean(dim=(2, 3))).sum(dim=1, keepdim=True)
-        return torch.cat((self.head(features) + fit, small), dim=1), (middle, features)
+        return torch.cat((self.head(features, label), self.small_head(small, label)), dim=1), (middle, features)
 
     def reconstruction_error(self, image: Tensor, features: tuple[Tensor, Tensor], quarter: int) -> Tensor:
         """Mean absolute error of two decoded pictures: of the image at half its size, and of a quarter of it.
@@ -231,17 +229,17 @@ class _Downwards(nn.Module):
 
 
 class _Head(nn.Module):
-    """Scores every 4 x 4 places of the features: [B, C, S, S] to [B, (S - 3)^2]."""
+    """Scores every 4 x 4 places of the features for the class: [B, C, S, S] and [B] to [B, (S - 3)^2]."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, num_classes: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _conv(inputs, inputs, 1), nn.BatchNorm2d(inputs), nn.LeakyReLU(0.2), _conv(inputs, 1, 4)
+            _conv(inputs, inputs, 1), nn.BatchNorm2d(inputs), nn.LeakyReLU(0.2), _conv(inputs, num_classes, 4)
         )
 
-    def forward(self, features: Tensor) -> Tensor:
-        scores: Tensor = self.layers(features).flatten(1)
-        return scores
+    def forward(self, features: Tensor, label: Tensor) -> Tensor:
+        scores: Tensor = self.layers(features)
+        return scores[torch.arange(len(label), device=label.device), label].flatten(1)
 
 
 class _Decoder(nn.Module):

@@ -19,6 +19,7 @@ from .gan_augment import Augmentation
 from .gan_sampling import draw, save_network, settle_statistics
 from .generative import pictures, save_grid
 
+EPSILON = 1e-12
 CARD = """---
 library_name: diffubias
 tags: [image-generation, class-conditional, gan]
@@ -202,7 +203,7 @@ class GAN(ClassConditional):
                 "fake_score": turn.fake.mean(),
                 "real_right": (turn.real > 0).float().mean(),
                 "fake_right": (turn.fake < 0).float().mean(),
-                "spread": relative_spread(turn.drawn, real, batch["label"]),
+                "spread": relative_spread(turn.drawn.detach(), real, batch["label"]),
                 **turn.further,
             }
         named = {f"train/{name}": value.detach() for name, value in signals.items()}
@@ -263,11 +264,12 @@ def frozen(network: nn.Module) -> Iterator[None]:
 def relative_spread(drawn: Tensor, real: Tensor, label: Tensor) -> Tensor:
     """The spread of drawn images by that of real ones; 1 for a batch that has no class twice, which tells nothing."""
     own, wanted = spread(drawn, label), spread(real, label)
-    return torch.where(wanted > 0, own / wanted, torch.ones_like(own))
+    return torch.where(wanted > 0, own / wanted.clamp_min(EPSILON), 1.0)
 
 
 def spread(image: Tensor, label: Tensor) -> Tensor:
     """Root mean square distance of the values of images [B, ...] from their mean over the class [B] in the batch."""
-    image = image.detach().float().flatten(1)
+    image = image.float().flatten(1)
     same = (label[:, None] == label).float()
-    return (image - same @ image / same.sum(dim=1, keepdim=True)).square().mean().sqrt()
+    variance = (image - same @ image / same.sum(dim=1, keepdim=True)).square().mean()
+    return torch.where(variance > 0, variance.clamp_min(EPSILON).sqrt(), 0.0)  # the root has no gradient at 0

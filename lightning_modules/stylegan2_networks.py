@@ -125,8 +125,8 @@ class StyleGAN2Discriminator(nn.Module):
         patches: whether it can score patches.
 
     References:
-        Karras et al., arXiv 1912.04958; the class counts by the inner product of Miyato & Koyama, arXiv 1802.05637. The
-        patches are those of Ojha et al., arXiv 2104.06820, section 3.2.
+        Karras et al., arXiv 1912.04958; a score for every class, of which that of the image's own counts, as in Choi et
+        al., arXiv 1912.01865. The patches are those of Ojha et al., arXiv 2104.06820, section 3.2.
     """
 
     def __init__(
@@ -140,9 +140,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.blocks = nn.ModuleList(_Residual(*pair) for pair in pairwise(widths))
         self.last = EqualConv(widths[-1] + 1, widths[-1], 3)
         self.project = EqualLinear(widths[-1] * 16, widths[-1], active=True)
-        self.head = EqualLinear(widths[-1], 1)
-        self.embedding = nn.Embedding(num_classes, widths[-1])
-        nn.init.zeros_(self.embedding.weight)
+        self.head = EqualLinear(widths[-1], num_classes)
         self.patch_head = EqualConv(widths[-2], 1, 3, active=False) if patches else None
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
@@ -165,10 +163,8 @@ class StyleGAN2Discriminator(nn.Module):
     def score(self, features: Tensor, label: Tensor) -> Tensor:
         """Score features [B, C, 8, 8] of images of classes [B] as a whole: [B, 1]."""
         features = self.last(batch_deviation(self.blocks[-1](features)))
-        features = self.project(features.flatten(1))
-        fit = (self.embedding(label) * features).sum(dim=1, keepdim=True)
-        scores: Tensor = self.head(features) + fit / features.shape[1] ** 0.5
-        return scores
+        scores: Tensor = self.head(self.project(features.flatten(1)))
+        return scores.gather(1, label[:, None])
 
 
 def normalise(latent: Tensor) -> Tensor:

@@ -98,6 +98,24 @@ def test_the_spread_is_that_within_classes() -> None:
     assert float(spread(image, torch.arange(4))) == 0
     assert float(relative_spread(image, image, torch.arange(4))) == 1
     assert float(relative_spread(2 * image, image, torch.tensor([0, 0, 1, 1]))) == pytest.approx(2)
+    alike = torch.zeros_like(image).requires_grad_()
+    relative_spread(alike, image, torch.tensor([0, 0, 1, 1])).backward()  # type: ignore[no-untyped-call]
+    assert alike.grad is not None
+    assert alike.grad.isfinite().all()
+
+
+def test_diversity_counts_what_the_spread_lacks() -> None:
+    losses = []
+    for weight in (0.0, 2.0):
+        module = fast(num_classes=3, size=8, diversity=weight)
+        module.configure_model()
+        torch.manual_seed(0)
+        real, label = torch.randn(6, 3, 8, 8), torch.arange(6) % 3
+        turn = module.turn(real, label)
+        losses.append(turn.generator)
+    assert float(losses[1] - losses[0]) == pytest.approx(2 * (1 - float(relative_spread(turn.drawn, real, label))))
+    with pytest.raises(ConfigError, match="diversity"):
+        fast(diversity=-1.0)
 
 
 @pytest.mark.parametrize("make", [fast, styled])

@@ -55,6 +55,16 @@ def test_every_weight_and_the_class_count(make: Any) -> None:
     assert float((first - second).detach().abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("make", [FastGANDiscriminator, StyleGAN2Discriminator])
+def test_every_class_has_a_score_of_its_own(make: Any) -> None:
+    torch.manual_seed(0)
+    discriminator = make(16, 3, width=2).eval()
+    image = torch.randn(1, 3, 16, 16).expand(3, -1, -1, -1)
+    found = discriminator(image, torch.arange(3))
+    scores = found if isinstance(found, torch.Tensor) else found[0]
+    assert len({round(own, 5) for own in scores[:, 0].tolist()}) == 3
+
+
 def test_modulation_is_scaling_the_weights_image_by_image() -> None:
     torch.manual_seed(0)
     layer, features, style = ModulatedConv(4, 6, 3, style=5), torch.randn(2, 4, 8, 8), torch.randn(2, 5)
