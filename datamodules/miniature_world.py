@@ -14,11 +14,13 @@ on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from .miniature_shapes import DISTANCES
+from .miniature_textures import BACKGROUND_RGB, SIZE, TEXTURES, X, Y
 
 __all__ = [
     "BACKGROUNDS",
@@ -37,9 +39,6 @@ __all__ = [
     "render",
 ]
 
-Floats = npt.NDArray[np.floating[Any]]
-
-SIZE = 32
 BUILD_SEED = 10_000_000
 
 SHAPES: tuple[str, ...] = ("circle", "square", "triangle", "star", "heart", "cross", "ring", "moon")
@@ -56,19 +55,6 @@ _COLOUR_RGB = np.array(
         [0.12, 0.22, 0.92],
         [0.62, 0.10, 0.78],
         [0.97, 0.97, 0.97],
-    ],
-    dtype=np.float32,
-)
-_BACKGROUND_RGB = np.array(
-    [
-        [0.24, 0.48, 0.16],
-        [0.08, 0.34, 0.58],
-        [0.80, 0.68, 0.45],
-        [0.58, 0.28, 0.22],
-        [0.52, 0.74, 0.95],
-        [0.88, 0.91, 0.95],
-        [0.32, 0.09, 0.04],
-        [0.46, 0.30, 0.16],
     ],
     dtype=np.float32,
 )
@@ -101,173 +87,9 @@ class Scene(NamedTuple):
     colour: int
 
 
-def _grid() -> tuple[Floats, Floats]:
-    axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / (SIZE / 2) - 1
-    xs, ys = np.meshgrid(axis, -axis)
-    return xs.astype(np.float32), ys.astype(np.float32)
-
-
-_X, _Y = _grid()
-
-
-def _cloud(rng: np.random.Generator, height: int, width: int) -> Floats:
-    """Smooth noise [32, 32] in about [-1, 1], with ``height`` x ``width`` free cells."""
-    coarse = rng.standard_normal((height + 1, width + 1), dtype=np.float32)
-    noise: Floats = _interpolation(height) @ coarse @ _interpolation(width).T
-    return noise
-
-
-def _interpolation(cells: int) -> Floats:
-    """Matrix [32, cells + 1] that spreads knots smoothly over the picture."""
-    if cells not in _INTERPOLATIONS:
-        place = np.linspace(0, cells, SIZE, endpoint=False)
-        left = np.floor(place).astype(int)
-        part = place - left
-        part = part * part * (3 - 2 * part)
-        matrix = np.zeros((SIZE, cells + 1), dtype=np.float32)
-        matrix[np.arange(SIZE), left] = 1 - part
-        matrix[np.arange(SIZE), left + 1] += part
-        _INTERPOLATIONS[cells] = matrix
-    return _INTERPOLATIONS[cells]
-
-
-_INTERPOLATIONS: dict[int, Floats] = {}
-
-
-def _tinted(background: int, strength: Floats, tint: tuple[float, float, float]) -> Floats:
-    """Base colour of a background plus ``strength`` [32, 32] times ``tint``, as [32, 32, 3]."""
-    picture: Floats = _BACKGROUND_RGB[background] + strength[..., None] * np.asarray(tint, dtype=np.float32)
-    return picture
-
-
-def _grass(rng: np.random.Generator) -> Floats:
-    blades = 0.6 * _cloud(rng, 5, 31) + 0.4 * _cloud(rng, 3, 3)
-    return _tinted(0, blades, (0.07, 0.13, 0.05))
-
-
-def _water(rng: np.random.Generator) -> Floats:
-    phase = rng.uniform(0, 2 * np.pi)
-    waves = np.sin(_Y * rng.uniform(11, 14) + 1.2 * _cloud(rng, 2, 4) + phase)
-    return _tinted(1, waves.astype(np.float32), (0.05, 0.09, 0.10))
-
-
-def _sand(rng: np.random.Generator) -> Floats:
-    grains = 0.5 * rng.standard_normal((SIZE, SIZE), dtype=np.float32) + 0.8 * _cloud(rng, 3, 3)
-    return _tinted(2, grains, (0.06, 0.06, 0.05))
-
-
-def _bricks(rng: np.random.Generator) -> Floats:
-    row = (np.arange(SIZE) + int(rng.integers(6))) // 6
-    shift = int(rng.integers(10))
-    column = np.arange(SIZE)[None, :] + shift + 5 * (row[:, None] % 2)
-    first = np.diff(row, prepend=row[0]) != 0
-    mortar = first[:, None] | (column % 10 == 0)
-    tone = rng.uniform(-0.07, 0.07, (8, 8)).astype(np.float32)[row[:, None] % 8, column // 10 % 8]
-    picture = _tinted(3, tone, (1.0, 0.8, 0.7))
-    picture[mortar] = (0.74, 0.70, 0.66)
-    return picture
-
-
-def _sky(rng: np.random.Generator) -> Floats:
-    clouds = np.clip(_cloud(rng, 4, 3) - 0.2, 0, 1)
-    return _tinted(4, clouds, (0.30, 0.18, 0.05)) + (0.08 * _Y)[..., None]
-
-
-def _snow(rng: np.random.Generator) -> Floats:
-    drifts = _cloud(rng, 4, 2)
-    return _tinted(5, drifts, (-0.06, -0.045, -0.02))
-
-
-def _lava(rng: np.random.Generator) -> Floats:
-    veins = np.clip(1 - 3.2 * np.abs(_cloud(rng, 5, 5)), 0, 1)
-    return _tinted(6, veins - 0.25, (0.62, 0.36, 0.04))
-
-
-def _wood(rng: np.random.Generator) -> Floats:
-    rings = np.sin(_X * rng.uniform(12, 16) + 1.5 * _cloud(rng, 2, 3) + rng.uniform(0, 2 * np.pi))
-    return _tinted(7, rings.astype(np.float32), (0.10, 0.07, 0.045))
-
-
-_TEXTURES: tuple[Callable[[np.random.Generator], Floats], ...] = (
-    _grass,
-    _water,
-    _sand,
-    _bricks,
-    _sky,
-    _snow,
-    _lava,
-    _wood,
-)
-
-
-def _circle(x: Floats, y: Floats) -> Floats:
-    distance: Floats = np.hypot(x, y) - 0.92
-    return distance
-
-
-def _square(x: Floats, y: Floats) -> Floats:
-    distance: Floats = np.maximum(np.abs(x), np.abs(y)) - 0.80
-    return distance
-
-
-def _triangle(x: Floats, y: Floats) -> Floats:
-    y = y + 0.12
-    distance: Floats = np.maximum(0.866 * np.abs(x) + 0.5 * y, -y) - 0.60
-    return distance
-
-
-def _star(x: Floats, y: Floats) -> Floats:
-    fifth = 2 * np.pi / 5
-    angle = np.abs((np.arctan2(x, y) + fifth / 2) % fifth - fifth / 2)
-    radius = np.hypot(x, y)
-    tip, inner = 1.16, 0.52
-    along, across = radius * np.cos(angle), radius * np.sin(angle)
-    edge = np.array([inner * np.cos(fifth / 2) - tip, inner * np.sin(fifth / 2)])
-    normal = np.array([edge[1], -edge[0]]) / np.hypot(*edge)
-    distance: Floats = (along - tip) * normal[0] + across * normal[1]
-    return distance
-
-
-def _heart(x: Floats, y: Floats) -> Floats:
-    x, y = np.abs(x) / 1.72, (y + 0.92) / 1.72
-    lobe = np.hypot(x - 0.25, y - 0.75) - 0.3536
-    low = np.maximum(x + y, 0) / 2
-    point = np.sqrt(np.minimum(x * x + (y - 1) ** 2, (x - low) ** 2 + (y - low) ** 2)) * np.sign(x - y)
-    distance: Floats = 1.72 * np.where(x + y > 1, lobe, point)
-    return distance
-
-
-def _cross(x: Floats, y: Floats) -> Floats:
-    x, y = np.abs(x), np.abs(y)
-    distance: Floats = np.minimum(np.maximum(x - 1.0, y - 0.35), np.maximum(x - 0.35, y - 1.0))
-    return distance
-
-
-def _ring(x: Floats, y: Floats) -> Floats:
-    distance: Floats = np.abs(np.hypot(x, y) - 0.72) - 0.26
-    return distance
-
-
-def _moon(x: Floats, y: Floats) -> Floats:
-    distance: Floats = np.maximum(np.hypot(x + 0.12, y) - 1.0, 0.80 - np.hypot(x - 0.42, y))
-    return distance
-
-
-_DISTANCES: tuple[Callable[[Floats, Floats], Floats], ...] = (
-    _circle,
-    _square,
-    _triangle,
-    _star,
-    _heart,
-    _cross,
-    _ring,
-    _moon,
-)
-
-
 def allowed_colours(background: int) -> npt.NDArray[np.int64]:
     """Indices of the colours that stand out from a background."""
-    distance = np.linalg.norm(_COLOUR_RGB - _BACKGROUND_RGB[background], axis=1)
+    distance = np.linalg.norm(_COLOUR_RGB - BACKGROUND_RGB[background], axis=1)
     return np.flatnonzero(distance >= MIN_COLOUR_DISTANCE)
 
 
@@ -292,13 +114,13 @@ def draw_scene(shape: int, background: int, rng: np.random.Generator) -> tuple[n
     aspect = rng.uniform(0.94, 1.06)
     light = rng.uniform(0.85, 1.12)
 
-    picture = _TEXTURES[background](rng)
-    x, y = _X - np.float32(centre[0]), _Y - np.float32(centre[1])
+    picture = TEXTURES[background](rng)
+    x, y = X - np.float32(centre[0]), Y - np.float32(centre[1])
     cos, sin = np.float32(np.cos(turn) / scale), np.float32(np.sin(turn) / scale)
     u, v = (cos * x + sin * y) * np.float32(aspect), (cos * y - sin * x) / np.float32(aspect)
     per_pixel = np.float32(scale * SIZE / 2)
-    outline = _DISTANCES[shape](u, v) * per_pixel
-    shadow = np.clip(0.5 - (_DISTANCES[shape](u - 0.10, v + 0.12) * per_pixel - 0.5) / 3, 0, 1)
+    outline = DISTANCES[shape](u, v) * per_pixel
+    shadow = np.clip(0.5 - (DISTANCES[shape](u - 0.10, v + 0.12) * per_pixel - 0.5) / 3, 0, 1)
     picture *= (1 - 0.35 * shadow)[..., None]
 
     paint = _COLOUR_RGB[colour] * (1 + 0.12 * (v - 0.4 * u))[..., None]

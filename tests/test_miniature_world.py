@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datamodules.miniature_shapes import DISTANCES
+from datamodules.miniature_textures import BACKGROUND_RGB, X, Y
 from datamodules.miniature_world import (
-    _BACKGROUND_RGB,
     _COLOUR_RGB,
-    _DISTANCES,
-    _X,
-    _Y,
     BACKGROUNDS,
     BUILD_SEED,
     COLOURS,
@@ -64,7 +62,7 @@ def test_draw_scene_uses_the_generator_that_it_is_given() -> None:
 
 
 def test_every_shape_covers_a_fair_part_of_the_picture_and_differs_from_the_others() -> None:
-    inside = {name: distance(_X / 0.75, _Y / 0.75) < 0 for name, distance in zip(SHAPES, _DISTANCES, strict=True)}
+    inside = {name: distance(X / 0.75, Y / 0.75) < 0 for name, distance in zip(SHAPES, DISTANCES, strict=True)}
     for name, mask in inside.items():
         assert 0.1 < mask.mean() < 0.5, name
         for other, other_mask in inside.items():
@@ -75,7 +73,7 @@ def test_every_shape_covers_a_fair_part_of_the_picture_and_differs_from_the_othe
 @pytest.mark.parametrize("background", range(8))
 def test_colours_stand_out_from_the_background(background: int) -> None:
     allowed = allowed_colours(background)
-    distance = np.linalg.norm(_COLOUR_RGB[allowed] - _BACKGROUND_RGB[background], axis=1)
+    distance = np.linalg.norm(_COLOUR_RGB[allowed] - BACKGROUND_RGB[background], axis=1)
     assert distance.min() >= MIN_COLOUR_DISTANCE
     assert len(allowed) >= 6, "too few colours are left"
     _, colours = render([0] * 200, [background] * 200, seed=11)
