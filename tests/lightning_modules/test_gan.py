@@ -112,8 +112,8 @@ def test_diversity_counts_what_the_spread_lacks() -> None:
         torch.manual_seed(0)
         real, label = torch.randn(6, 3, 8, 8), torch.arange(6) % 3
         turn = module.turn(real, label)
-        losses.append(turn.generator)
-    assert float(losses[1] - losses[0]) == pytest.approx(2 * (1 - float(relative_spread(turn.drawn, real, label))))
+        losses.append(float(turn.generator.detach()))
+    assert losses[1] - losses[0] == pytest.approx(2 * (1 - float(relative_spread(turn.drawn.detach(), real, label))))
     with pytest.raises(ConfigError, match="diversity"):
         fast(diversity=-1.0)
 
