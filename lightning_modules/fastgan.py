@@ -38,7 +38,7 @@ class FastGAN(GAN):
             ConfigError: a value lies outside its range.
         """
         if diversity < 0:
-            raise ConfigError(f"gan.diversity must not be negative, but is {diversity}.")
+            raise ConfigError(f"{self.key}.diversity must not be negative, but is {diversity}.")
         super().__init__(**kwargs)
 
     def new_networks(self) -> tuple[nn.Module, nn.Module]:
