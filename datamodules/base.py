@@ -242,7 +242,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             store: ArrayStore | FileStore = ArrayStore(samples.images, self.image_size)
         else:
             store = FileStore(samples.images, self.image_size, self.cache)
-        self._parts[split] = Part(store, samples.labels, samples.biases)
+        self._parts[split] = Part(store, samples.labels, samples.biases, texts=samples.texts)
 
     def train_labels(self) -> Tensor:
         """Returns the classes of the real training split, int64 [N]."""
@@ -450,6 +450,10 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """Returns the class of every image of a real split and its bias attribute, -1 where unknown, int64 [N] each."""
         part = self._part(split)
         return torch.from_numpy(part.labels.copy()), torch.from_numpy(part.biases.copy())
+
+    def split_texts(self, split: Split) -> Sequence[Sequence[str]] | None:
+        """Returns the texts that describe each picture of a real split; None where the data have none."""
+        return self._part(split).texts
 
     def chosen_dataloader(self, split: Split, rows: Sequence[int]) -> DataLoader[Batch]:
         """Returns some images of a real split, as they are evaluated.

@@ -129,7 +129,7 @@ class CheckedDataModule(DebiasDataModule):
     def _leave_out(self, split: Split, positions: NDArray[np.int64]) -> None:
         part, store = self._parts[split], self._store(split)
         rest = np.delete(np.arange(len(part)), positions)
-        self._keep(split, Samples(store.files.select(rest.tolist()), part.labels[rest], part.biases[rest]))
+        self._keep(split, Samples(store.files, part.labels, part.biases, part.texts).select(rest))
         self._store(split).take_over(store, rest)
 
     def _compare_ranks(self) -> None:

@@ -138,6 +138,7 @@ class Part:
         biases: Bias attribute of each, int64 [N], -1 where unknown.
         synthetic: Whether the pictures were generated.
         weights: How much each counts in training, float32 [N]; None for 1 throughout.
+        texts: Texts that describe each picture, see `Samples`.
     """
 
     def __init__(
@@ -147,12 +148,14 @@ class Part:
         biases: NDArray[np.int64],
         synthetic: bool = False,
         weights: NDArray[np.float32] | None = None,
+        texts: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.images = images
         self.labels = labels
         self.biases = biases
         self.synthetic = synthetic
         self.weights = weights
+        self.texts = texts
 
     def __len__(self) -> int:
         """Returns the number of pictures."""

@@ -43,12 +43,14 @@ class Listing:
         labels: Name of the class.
         biases: Name of the bias attribute, "" where unknown.
         splits: Where each image belongs; a split that no image has is carved out of `train`.
+        texts: What describes the image, "" where nothing does; None where no image has a text.
     """
 
     images: ImageFiles
     labels: Sequence[str]
     biases: Sequence[str]
     splits: Sequence[Split]
+    texts: Sequence[str] | None = None
 
 
 def one_form(name: str) -> str:
@@ -223,8 +225,9 @@ class OwnData(CheckedDataModule):
 
     def load(self, split: Split) -> Samples:
         """Lists one split; the pictures are decoded later."""
-        at = self._positions[split]
-        return Samples(self._listing.images.select(at.tolist()), self._labels[at], self._biases[at])
+        listing = self._listing
+        texts = None if listing.texts is None else [[text] if text else [] for text in listing.texts]
+        return Samples(listing.images, self._labels, self._biases, texts).select(self._positions[split])
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the splits that a trainer needs, for training all of them, and checks their files."""

@@ -1,5 +1,6 @@
 """What a data set is made of: the samples of a split, the entries that a stage trains on, and how a split is carved."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,11 +22,13 @@ class Samples:
         images: uint8 [N, H, W, 3], or the files that hold the pictures.
         labels: Classes, int64 [N].
         biases: Bias attributes, int64 [N]: equal to the label where a sample is bias-aligned, -1 where unknown.
+        texts: Texts that describe each picture, which may be none or several; None where the set has no texts.
     """
 
     images: NDArray[np.uint8] | ImageFiles
     labels: NDArray[np.int64]
     biases: NDArray[np.int64]
+    texts: Sequence[Sequence[str]] | None = None
 
     def __len__(self) -> int:
         """Returns the number of samples."""
@@ -35,7 +38,8 @@ class Samples:
         """Returns the samples at the given positions, in that order."""
         images = self.images
         chosen = images[positions] if isinstance(images, np.ndarray) else images.select(positions.tolist())
-        return Samples(chosen, self.labels[positions], self.biases[positions])
+        texts = None if self.texts is None else [self.texts[position] for position in positions.tolist()]
+        return Samples(chosen, self.labels[positions], self.biases[positions], texts)
 
 
 @dataclass(frozen=True)

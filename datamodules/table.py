@@ -42,6 +42,8 @@ class Table(OwnData):
         label_column: Column with the class.
         bias_column: Column with the bias attribute; without one there are no bias labels.
         split_column: Column with the split; without one, validation and test set are held out.
+        text_column: Column with a text that describes the image, for `TextToImage` and `CaptionModel` to learn from;
+            an empty cell is none.
         classes: The classes in the order that numbers them; sorted as found when not given. If the column holds
             numbers 0, 1, ..., these are their names.
         biases: The same for the bias attributes.
@@ -59,6 +61,7 @@ class Table(OwnData):
         label_column: str = "label",
         bias_column: str | None = None,
         split_column: str | None = None,
+        text_column: str | None = None,
         classes: list[str | int] | None = None,
         biases: list[str | int] | None = None,
         **kwargs: Any,
@@ -70,6 +73,7 @@ class Table(OwnData):
         self.label_column = label_column
         self.bias_column = bias_column
         self.split_column = split_column
+        self.text_column = text_column
         self.classes = tuple(one_form(str(name)) for name in classes or ())
         self.biases = tuple(one_form(str(name)) for name in biases or ())
         for key, names in (("classes", self.classes), ("biases", self.biases)):
@@ -97,12 +101,18 @@ class Table(OwnData):
             "label_column": self.label_column,
             "bias_column": self.bias_column,
             "split_column": self.split_column,
+            "text_column": self.text_column,
         }
         wanted = {key: column for key, column in named.items() if column is not None}
         table = read_table(self.file, wanted)
         paths = table[self.path_column]
         if not paths:
             raise ConfigError(f"data.file: {self.file} has no row; give one an image")
+        for key in ("bias_column", "text_column"):
+            if key in wanted and not any(table[wanted[key]]):
+                raise ConfigError(
+                    f"data.{key}={wanted[key]}: the column is empty in {self.file}; fill it in or leave the setting out"
+                )
         labels = self._named("classes", table[self.label_column], self.classes, paths)
         for row, label in enumerate(labels):
             if not label:
@@ -110,12 +120,8 @@ class Table(OwnData):
         biases = [""] * len(paths)
         if self.bias_column is not None:
             biases = self._named("biases", table[self.bias_column], self.biases, paths)
-            if not any(biases):
-                raise ConfigError(
-                    f"data.bias_column={self.bias_column}: the column is empty in {self.file}; fill it in or leave the "
-                    "setting out"
-                )
-        return Listing(self._files(paths), labels, biases, self._splits(table, paths))
+        texts = None if self.text_column is None else table[self.text_column]
+        return Listing(self._files(paths), labels, biases, self._splits(table, paths), texts)
 
     def _wrong(self, row: int, paths: Sequence[str], what: str, remedy: str) -> ConfigError:
         return ConfigError(f"data.file: row {row + 1} of {self.file} ({paths[row]}) {what}; {remedy}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import GenerativeModule, describe, pictures
+from .generative import GenerativeModule, find_texts, pictures
 from .pretrained import check_source, find_source, load, load_model
 from .reader import Reader
 
@@ -20,9 +20,10 @@ KEY = "model"
 class CaptionModel(GenerativeModule):
     """Fine-tuning of an image-to-text model: LLaVA, BLIP, VisionEncoderDecoder and their kin.
 
-    The texts are sentences with the names of an image's class and, where it is known, bias attribute; one of the
-    templates is drawn at random each time. The result is a folder that transformers and :class:`Captioner` read. Logs
-    ``train/loss`` and ``val/loss``, the cross-entropy of a token.
+    The texts are those that the data have (``data.text_column`` of a table), and for images without any sentences with
+    the names of the class and, where it is known, bias attribute. Of several one is drawn at random each time. The
+    result is a folder that transformers and :class:`Captioner` read. Logs ``train/loss`` and ``val/loss``, the
+    cross-entropy of a token.
     """
 
     key: ClassVar[str] = KEY
@@ -49,7 +50,7 @@ class CaptionModel(GenerativeModule):
             revision: commit of the hub repository; None takes the newest.
             download: whether the model may be fetched; without it nothing touches the network.
             prompt: instruction of a chat model, the one that it will be asked with; None takes that of the captioner.
-            templates: texts to learn; ``{class}`` and ``{bias}`` stand for names.
+            templates: texts of images that have none; ``{class}`` and ``{bias}`` stand for names.
             freeze_vision: train the language part only.
             gradient_checkpointing: compute the inside of blocks again in the backward pass, which saves memory.
             lr: the learning rate.
@@ -103,25 +104,29 @@ class CaptionModel(GenerativeModule):
 
     # Training
 
+    def on_fit_start(self) -> None:
+        """Read the texts."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        templates = self.hparams["templates"]
+        self._texts, self._val_texts = (find_texts(data, split, templates) for split in ("train", "val"))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Mean cross-entropy of the tokens of a template that is drawn for each image."""
-        chosen = torch.randint(len(self.hparams["templates"]), (len(batch["label"]),)).tolist()
+        """Mean cross-entropy of the tokens of a text that is drawn for each image."""
+        texts = [self._texts[index] for index in batch["index"].tolist()]
+        chosen = [own[int(torch.randint(len(own), ()))] for own in texts]
         loss = self._loss(batch, chosen)
         self.epoch_loss.add(loss, len(chosen))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """The same with the first template."""
+        """The same with the first text of each image."""
         if dataloader_idx:  # a watched test set is for classifiers
             return
-        count = len(batch["label"])
-        loss = self._loss(batch, [0] * count)
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=count, add_dataloader_idx=False)
+        texts = [self._val_texts[index][0] for index in batch["index"].tolist()]
+        loss = self._loss(batch, texts)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(texts), add_dataloader_idx=False)
 
-    def _loss(self, batch: Batch, templates: list[int]) -> Tensor:
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        rows = zip(templates, batch["label"].tolist(), batch["bias"].tolist(), strict=True)
-        texts = [describe(data, self.hparams["templates"][own], label, bias) for own, label, bias in rows]
+    def _loss(self, batch: Batch, texts: list[str]) -> Tensor:
         shown = ((pictures(self, batch, batch["image"].shape[-1]) + 1) * 127.5).round().clamp(0, 255).byte().cpu()
         inputs = self._reader.training_inputs(list(shown), texts)
         assert self.network is not None

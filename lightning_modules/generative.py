@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -123,8 +123,26 @@ class GenerativeModule(StagedModule):
         self.configure_model()
 
 
-def describe(data: Any, template: str, label: int, bias: int) -> str:
-    """The template with the names of a class and a bias attribute, the latter empty where it is not known."""
+def find_texts(data: Any, split: str, templates: Sequence[str]) -> list[Sequence[str]]:
+    """Texts of every real image of a split: those that the data have, else the templates with names filled in.
+
+    Args:
+        data: the data module, set up.
+        split: ``train`` or ``val``.
+        templates: sentences for images without a text; ``{class}`` and ``{bias}`` stand for the names of the class and
+            of the bias attribute, which is empty where it is not known.
+    """
+    labels, biases = (values.tolist() for values in data.split_labels(split))
+    own = data.split_texts(split) or [()] * len(labels)
+    filled = {
+        (label, bias): [_fill(data, template, label, bias) for template in templates]
+        for label, bias in set(zip(labels, biases, strict=True))
+    }
+    groups = zip(labels, biases, strict=True)
+    return [texts or filled[group] for texts, group in zip(own, groups, strict=True)]
+
+
+def _fill(data: Any, template: str, label: int, bias: int) -> str:
     name = data.bias_names[bias] if bias >= 0 else ""
     text = template.replace("{class}", data.class_names[label]).replace("{bias}", name)
     return " ".join(text.split())

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import GenerativeModule, describe, pictures
+from .generative import GenerativeModule, find_texts, pictures
 from .pretrained import check_source, find_source, load_model
 
 KEY = "diffusion"
@@ -25,15 +25,19 @@ ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 class TextToImage(GenerativeModule):
     """Fine-tuning of a pipeline of the Stable Diffusion 1 and 2 kind: all of its U-Net, or LoRA beside it.
 
+    The text encoder may learn with it, which words that it does not know need.
+
     As a stage of a chain it teaches a pretrained model what the images of the data set look like before it draws: with
     ``data: mined`` from the few mined ones, with ``data: real`` from all. The texts are the captions of the run for
-    mined images, and for the others a sentence with the names of their class and, where it is known, bias attribute.
+    mined images, for the others the texts that the data have (``data.text_column`` of a table), and where there is
+    neither a sentence with the names of the class and, where it is known, bias attribute.
 
-    The autoencoder and the text encoder stay as they are and are in no checkpoint. Logs ``train/loss`` and
-    ``val/loss``, the mean squared error of the predicted noise (or v, as the pipeline's scheduler says).
+    What is not trained, such as the autoencoder, is in no checkpoint. Logs ``train/loss`` and ``val/loss``, the mean
+    squared error of the predicted noise (or v, as the pipeline's scheduler says). Draws best with averaged weights:
+    add Lightning's ``EMAWeightAveraging`` to the callbacks of the Trainer.
     """
 
-    network_settings: ClassVar[tuple[str, ...]] = ("model", "revision", "lora_rank")
+    network_settings: ClassVar[tuple[str, ...]] = ("model", "revision", "lora_rank", "train_text_encoder")
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class TextToImage(GenerativeModule):
         download: bool = False,
         size: int | None = None,
         lora_rank: int | None = None,
+        train_text_encoder: bool = False,
         template: str = "a photo of a {class}",
         text_dropout: float = 0.1,
         gradient_checkpointing: bool = False,
@@ -58,7 +63,8 @@ class TextToImage(GenerativeModule):
             download: whether the model may be fetched; without it nothing touches the network.
             size: side of the images that are learnt, in pixels; None takes the pipeline's own.
             lora_rank: rank of the LoRA matrices (arXiv 2106.09685); None trains all weights of the U-Net.
-            template: text of images without a caption; ``{class}`` and ``{bias}`` stand for names.
+            train_text_encoder: train all weights of the text encoder too; not beside LoRA.
+            template: text of images that have none; ``{class}`` and ``{bias}`` stand for names.
             text_dropout: probability with which an image loses its text, for classifier-free guidance.
             gradient_checkpointing: compute the inside of blocks again in the backward pass, which saves memory.
             lr: the learning rate; LoRA takes about ten times that of full fine-tuning.
@@ -71,12 +77,17 @@ class TextToImage(GenerativeModule):
         """
         if lora_rank is not None and lora_rank < 1:
             raise ConfigError(f"{KEY}.lora_rank must be at least 1, but is {lora_rank}: set it to 8, or to null.")
+        if lora_rank is not None and train_text_encoder:
+            raise ConfigError(
+                f"{KEY}.train_text_encoder is for all weights, {KEY}.lora_rank for few: set one of them only."
+            )
         if not 0 <= text_dropout < 1:
             raise ConfigError(f"{KEY}.text_dropout must lie in [0, 1), but is {text_dropout}: set it to 0.1.")
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.strict_loading = False  # what is not trained is not saved
         self.unet: nn.Module | None = None
+        self.text_encoder: nn.Module | None = None
 
     # Building
 
@@ -119,6 +130,8 @@ class TextToImage(GenerativeModule):
         # the parts that stay as they are belong to no checkpoint, no optimizer and no other process
         self.__dict__["pipeline"] = pipeline
         self.unet = pipeline.unet
+        if self.hparams["train_text_encoder"]:
+            self.text_encoder = pipeline.text_encoder
 
     def _prepare(self, pipeline: Any) -> None:
         """Set what is trained, and add LoRA if it is wanted."""
@@ -132,6 +145,7 @@ class TextToImage(GenerativeModule):
             part.requires_grad_(False)
         if self.hparams["lora_rank"] is None:
             pipeline.unet.requires_grad_(True)
+            pipeline.text_encoder.requires_grad_(self.hparams["train_text_encoder"])
         else:
             from peft import LoraConfig
 
@@ -139,7 +153,11 @@ class TextToImage(GenerativeModule):
             pipeline.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ATTENTION)))
         if self.hparams["gradient_checkpointing"]:
             pipeline.unet.enable_gradient_checkpointing()
+            if self.hparams["train_text_encoder"]:
+                pipeline.text_encoder.gradient_checkpointing_enable()
         pipeline.unet.train()
+        pipeline.text_encoder.train(self.hparams["train_text_encoder"])
+        pipeline.vae.eval()
 
     @cached_property
     def noise_schedule(self) -> Any:
@@ -167,7 +185,9 @@ class TextToImage(GenerativeModule):
         """Bring the parts that stay as they are to the device, and read the texts."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         self._move(self.device)
-        self._texts = training_texts(data, self.hparams["template"])
+        templates = [self.hparams["template"]]
+        self._texts = with_captions(find_texts(data, "train", templates), data)
+        self._val_texts = find_texts(data, "val", templates)
 
     def on_fit_end(self) -> None:
         """Give the memory back."""
@@ -179,7 +199,7 @@ class TextToImage(GenerativeModule):
 
     def _move(self, device: torch.device) -> None:
         for part in (self._pipeline.vae, self._pipeline.text_encoder):
-            part.to(device).eval()
+            part.to(device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean squared error of what the U-Net predicts, over images whose text is dropped now and then."""
@@ -192,12 +212,10 @@ class TextToImage(GenerativeModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Error for noise and times that only depend on the batch, with the text of the template."""
+        """Error for noise and times that only depend on the batch, with the first text of each image."""
         if dataloader_idx:  # a watched test set is for classifiers
             return
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        pairs = zip(batch["label"].tolist(), batch["bias"].tolist(), strict=True)
-        texts = [describe(data, self.hparams["template"], label, bias) for label, bias in pairs]
+        texts = [self._val_texts[index][0] for index in batch["index"].tolist()]
         loss = self._loss(self._latents(batch), texts, torch.Generator().manual_seed(batch_idx))
         self.log("val/loss", loss, prog_bar=True, sync_dist=True, batch_size=len(texts), add_dataloader_idx=False)
 
@@ -228,8 +246,7 @@ class TextToImage(GenerativeModule):
         tokenizer, encoder = self._pipeline.tokenizer, self._pipeline.text_encoder
         length = tokenizer.model_max_length
         tokens = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        with torch.no_grad():
-            states: Tensor = encoder(tokens.input_ids.to(self.device)).last_hidden_state
+        states: Tensor = encoder(tokens.input_ids.to(self.device)).last_hidden_state
         return states
 
     # Results
@@ -247,6 +264,7 @@ class TextToImage(GenerativeModule):
             pipeline.unet.unload_lora()
         pipeline.to("cpu").save_pretrained(folder)
         how = "all weights of the U-Net" if self.hparams["lora_rank"] is None else f"LoRA {self.hparams['lora_rank']}"
+        how += " and of the text encoder" * self.hparams["train_text_encoder"]
         card = (
             "---\nlibrary_name: diffusers\ntags: [text-to-image]\n---\n"
             f"{self.hparams['model']}, fine-tuned by diffubias ({how}) for {self.global_step} steps on "
@@ -261,13 +279,12 @@ class TextToImage(GenerativeModule):
         checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in trained}
 
 
-def training_texts(data: Any, template: str) -> list[list[str]]:
-    """Texts of every real training image: its captions if it was mined and captioned, else the template."""
-    pairs = zip(data.train_labels().tolist(), data.train_biases().tolist(), strict=True)
-    texts = [[describe(data, template, label, bias)] for label, bias in pairs]
+def with_captions(texts: Sequence[Sequence[str]], data: Any) -> list[Sequence[str]]:
+    """Texts of every real training image, with its captions in their place if it was mined and captioned."""
+    replaced = list(texts)
     file = None if data.synthetic_dir is None else data.synthetic_dir / CAPTIONS
     if file is not None and file.is_file():
         for item in json.loads(file.read_text(encoding="utf-8"))["items"]:
             if any(own := [text for text in item["captions"] if text.strip()]):
-                texts[item["index"]] = own
-    return texts
+                replaced[item["index"]] = own
+    return replaced

@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.base import DebiasDataModule
+from datamodules.checking import SPLITS
+from datamodules.samples import Split
 from datamodules.table import Table
 from lightning_modules.errors import ConfigError
 from tests.layouts.folder import write_images
@@ -41,10 +43,10 @@ def rows(root: Path, suffix: str = ".csv", /, **columns: Sequence[object]) -> Pa
     return write_rows(root / f"t{suffix}", {"path": names, "label": ["cat"] * 4 + ["dog"] * 4, **columns})
 
 
-def positions(data: Table) -> dict[str, list[int]]:
+def positions(data: Table) -> dict[Split, list[int]]:
     """Numbers of the images of each split, for tables of `rows`."""
-    found = {}
-    for split in ("train", "val", "test"):
+    found: dict[Split, list[int]] = {}
+    for split in SPLITS:
         samples = data.load(split)
         assert not isinstance(samples.images, np.ndarray)
         found[split] = [int(name[0]) for name in samples.images.names]
@@ -329,3 +331,21 @@ def test_the_command_line_reaches_every_argument(tmp_path: Path) -> None:
     assert isinstance(data, Table)
     assert (data.class_names, data.bias_names, data.aligned_bias) == (("1", "0"), ("0", "7"), (1, 0))
     assert (data.broken, data.test_fraction, data.cache, data.val_fraction, data.seed) == ("skip", 0.4, True, 0.2, 3)
+
+
+def test_texts_stay_with_their_images(tmp_path: Path) -> None:
+    texts = ["one", "two", "", "four", "five", "six", "seven", "eight"]
+    splits = ["train", "val", "train", "test", "train", "train", "val", "train"]
+    file = rows(tmp_path, text=texts, split=splits)
+    (tmp_path / "4.png").write_bytes(b"broken")
+    data = loaded(file, text_column="text", split_column="split", broken="skip")
+    assert data.split_texts("train") == [["one"], [], ["six"], ["eight"]]
+    assert data.split_texts("val") == [["two"], ["seven"]]
+    assert loaded(rows(tmp_path / "plain")).split_texts("train") is None
+    held_out = loaded(rows(tmp_path / "held_out", text=[f"text {number}" for number in range(8)]), text_column="text")
+    for split, numbers in positions(held_out).items():
+        assert held_out.split_texts(split) == [[f"text {number}"] for number in numbers]
+    with pytest.raises(ConfigError, match=r"data\.text_column=text: the column is empty"):
+        loaded(rows(tmp_path / "empty", text=[""] * 8), text_column="text")
+    with pytest.raises(ConfigError, match=r"data\.text_column=caption: .* has the columns"):
+        loaded(rows(tmp_path / "none"), text_column="caption")

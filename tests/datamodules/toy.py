@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from datamodules import DebiasDataModule, Samples
 from datamodules.samples import Split
@@ -51,3 +52,23 @@ class Unlabelled(Pictures):
     def load(self, split: Split) -> Samples | None:
         samples = super().load(split)
         return samples and Samples(samples.images, samples.labels, np.full(len(samples), -1))
+
+
+class Described(Pictures):
+    """Pictures of which every second has two texts, which name the sum of its pixels."""
+
+    def load(self, split: Split) -> Samples | None:
+        samples = super().load(split)
+        if samples is None:
+            return None
+        assert isinstance(samples.images, np.ndarray)
+        texts = [two_texts(image) if row % 2 else [] for row, image in enumerate(samples.images)]
+        return Samples(samples.images, samples.labels, samples.biases, texts)
+
+    def expected(self, split: Split, row: int) -> list[str]:
+        """The texts that belong to an image, if it has any."""
+        return two_texts(self._part(split).images.gather(np.array([row])))
+
+
+def two_texts(image: NDArray[np.uint8]) -> list[str]:
+    return [f"sum {image.sum()}", f"in all {image.sum()}"]

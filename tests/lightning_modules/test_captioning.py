@@ -13,7 +13,7 @@ from callbacks import StageCallback
 from callbacks.synthesis import Captioner
 from lightning_modules import CaptionModel, ConfigError
 from tests import tiny_models
-from tests.datamodules.toy import Pictures
+from tests.datamodules.toy import Described, Pictures, two_texts
 from tests.fitting import make_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -104,6 +104,25 @@ def test_texts_name_class_and_bias(model: Path, tmp_path: Path, monkeypatch: pyt
     for text, label in zip(texts, labels, strict=True):
         assert text == f"the {names[label]}" or text in {f"a {names[label]} on {ground}" for ground in grounds}
     assert {text.split()[0] for text in texts} == {"a", "the"}
+
+
+def test_texts_of_the_data_are_learnt_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = CaptionModel(str(tiny_models.save_vision_encoder_decoder(tmp_path / "model")), templates=("the {class}",))
+    module.configure_model()
+    original = module._reader.training_inputs
+    seen: list[tuple[Any, str]] = []
+
+    def listen(images: Any, texts: Any) -> dict[str, Tensor]:
+        seen.extend(zip(images, texts, strict=True))
+        return original(images, texts)
+
+    monkeypatch.setattr(module._reader, "training_inputs", listen)
+    data = Described(augment="none")
+    make_trainer(tmp_path, 3).fit(module, datamodule=data)
+    own = [(image, text) for image, text in seen if not text.startswith("the ")]
+    assert 0.3 < len(own) / len(seen) < 0.7
+    assert all(text in two_texts(image.numpy()) for image, text in own)
+    assert {text.split()[0] for _, text in own} == {"sum", "in"}
 
 
 def test_a_broken_off_fit_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:

@@ -7,16 +7,18 @@ import lightning as L  # noqa: N812
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 
 from callbacks import StageCallback
 from callbacks.synthesis import DiffusersGenerator
 from callbacks.synthesis.plan import Prompt
 from lightning_modules import ClassDiffusion, ConfigError, TextToImage
-from lightning_modules.text_to_image import training_texts
+from lightning_modules.generative import find_texts
+from lightning_modules.text_to_image import with_captions
 from tests import tiny_models
 from tests.chain import ROOT
-from tests.datamodules.toy import NAMES, Pictures, Unlabelled
+from tests.datamodules.toy import NAMES, Described, Pictures, Unlabelled
 from tests.fitting import make_trainer
 from tests.generators import write_selection
 
@@ -24,12 +26,21 @@ LIBRARY: Any = diffusers
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def fitted(model: Path, folder: Path, epochs: int = 1, resume: Path | None = None, **settings: Any) -> TextToImage:
+class Keep(L.Callback):
+    """Writes a checkpoint after every epoch: at the end of a fit averaged weights have taken the place of the last."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "end.ckpt")
+
+
+def fitted(
+    model: Path, folder: Path, epochs: int = 1, resume: Path | None = None, averaged: bool = False, **settings: Any
+) -> TextToImage:
     L.seed_everything(1, verbose=False)
     module = TextToImage(str(model), **{"lr": 1e-3, **settings})
-    trainer = make_trainer(folder, epochs, callbacks=[StageCallback(folder, 5)])
+    callbacks = [StageCallback(folder, 5), Keep(), *[EMAWeightAveraging(decay=0.9)] * averaged]
+    trainer = make_trainer(folder, epochs, callbacks=callbacks)
     trainer.fit(module, datamodule=Pictures(), ckpt_path=resume, weights_only=True)
-    trainer.save_checkpoint(folder / "end.ckpt")
     return module
 
 
@@ -41,17 +52,21 @@ def original(model: Path) -> Any:
     return LIBRARY.UNet2DConditionModel.from_pretrained(model, subfolder="unet")
 
 
-@pytest.mark.parametrize(("rank", "trained"), [(None, "all"), (2, "lora")])
+@pytest.mark.parametrize(("rank", "trained"), [(None, "all"), (2, "lora"), (None, "text too")])
 def test_only_what_should_be_trained_is_and_is_saved(
     stable_diffusion: Path, tmp_path: Path, rank: int | None, trained: str
 ) -> None:
-    module = fitted(stable_diffusion, tmp_path, lora_rank=rank)
+    with_text = trained == "text too"
+    module = fitted(stable_diffusion, tmp_path, lora_rank=rank, train_text_encoder=with_text)
     first = {f"unet.{name}": value for name, value in original(stable_diffusion).named_parameters()}
+    if with_text:
+        encoder = LIBRARY.StableDiffusionPipeline.from_pretrained(stable_diffusion).text_encoder
+        first |= {f"text_encoder.{name}": value for name, value in encoder.named_parameters()}
     own = weights(module)
     before = {name: first.get(name.replace(".base_layer", "")) for name in own}  # peft moves what it leaves alone
     changed = {n for n, value in own.items() if (old := before[n]) is None or not torch.equal(value, old)}
     saved = torch.load(tmp_path / "end.ckpt", weights_only=True)["state_dict"]
-    if trained == "all":
+    if trained != "lora":
         assert changed == first.keys() == saved.keys()
     else:
         assert changed
@@ -98,23 +113,33 @@ def test_the_embedded_pipeline_with_its_tiny_autoencoder_learns(tmp_path: Path) 
     torch.testing.assert_close(module._latents({"image": (image - mean) / std}), expected)
 
 
-def test_mined_images_have_their_captions_and_others_the_template(tmp_path: Path) -> None:
+def test_mined_images_have_their_captions_and_others_their_texts_or_the_template(tmp_path: Path) -> None:
     data = Pictures()
     data.setup("fit")
     data.synthetic_dir = tmp_path
     template = "a photo of a {class} on {bias}"
     bias = data.train_biases()[1]
-    assert training_texts(data, template)[1] == [f"a photo of a a on {data.bias_names[bias]}"]
+    plain = find_texts(data, "train", [template])
+    assert plain[1] == [f"a photo of a a on {data.bias_names[bias]}"]
+    assert with_captions(plain, data) == plain
     captions = {1: ["a dog", " ", "the dog"], 2: [""]}
     items = [{"index": index, "label": 0, "captions": own} for index, own in captions.items()]
     (tmp_path / "captions.json").write_text(json.dumps({"items": items}))
-    texts = training_texts(data, template)
+    texts = with_captions(plain, data)
     assert texts[1] == ["a dog", "the dog"]
-    assert texts[2][0].startswith("a photo of a a on")
+    assert texts[2] == plain[2]
     assert len(texts) == 34
     unlabelled = Unlabelled()
     unlabelled.setup("fit")
-    assert training_texts(unlabelled, "a {bias} {class}")[0] == [f"a {NAMES[0]}"]
+    assert find_texts(unlabelled, "train", ["a {bias} {class}"])[0] == [f"a {NAMES[0]}"]
+    described = Described()
+    described.setup("fit")
+    for split in ("train", "val"):
+        labels = described.split_labels(split)[0].tolist()
+        texts = find_texts(described, split, ["the {class}"])
+        for row, (label, own) in enumerate(zip(labels, texts, strict=True)):
+            assert own == described.expected(split, row) or own == [f"the {NAMES[label]}"]
+        assert {len(own) for own in texts} == {1, 2}
 
 
 def test_an_image_learns_its_own_text_or_none(stable_diffusion: Path, tmp_path: Path) -> None:
@@ -159,11 +184,14 @@ def test_the_stage_may_learn_from_the_mined_images_alone(stable_diffusion: Path,
         data.train_dataloader()
 
 
-def test_a_broken_off_fit_goes_on_as_if_it_had_not_been(stable_diffusion: Path, tmp_path: Path) -> None:
-    whole = fitted(stable_diffusion, tmp_path / "whole", 2, lora_rank=2)
-    fitted(stable_diffusion, tmp_path / "half", 1, lora_rank=2)
+@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"train_text_encoder": True, "averaged": True}], ids=str)
+def test_a_broken_off_fit_goes_on_as_if_it_had_not_been(
+    stable_diffusion: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    whole = fitted(stable_diffusion, tmp_path / "whole", 2, **settings)
+    fitted(stable_diffusion, tmp_path / "half", 1, **settings)
     (tmp_path / "half" / "fit_done").unlink()
-    rest = fitted(stable_diffusion, tmp_path / "half", 2, tmp_path / "half" / "end.ckpt", lora_rank=2)
+    rest = fitted(stable_diffusion, tmp_path / "half", 2, tmp_path / "half" / "end.ckpt", **settings)
     for (name, first), second in zip(weights(whole).items(), weights(rest).values(), strict=True):
         assert torch.equal(first, second), name
 
@@ -216,6 +244,8 @@ def test_half_precision_weights_are_refused(stable_diffusion: Path, tmp_path: Pa
 def test_mistakes_are_named(stable_diffusion: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"diffusion\.lora_rank"):
         TextToImage("m", lora_rank=0)
+    with pytest.raises(ConfigError, match=r"diffusion\.train_text_encoder"):
+        TextToImage("m", lora_rank=2, train_text_encoder=True)
     with pytest.raises(ConfigError, match=r"diffusion\.text_dropout"):
         TextToImage("m", text_dropout=1.0)
     with pytest.raises(ConfigError, match=r"diffusion\.model: no folder"):
