@@ -1,8 +1,10 @@
 """Train the embedded models of the Miniature again: ``python assets/build.py``.
 
 The parts are the judge, the autoencoder (``vae``), the text-to-image pipeline and the captioner. All of them learn from
-one balanced set of pictures whose seeds no data set uses. A build that was stopped goes on with the same command;
-``assets/.build`` holds its state and may be deleted. With the default times it takes about 90 minutes on two CPU cores.
+one balanced set of pictures whose seeds no data set uses. The last two are fits of ``TextToImage`` and ``CaptionModel``
+(``assets/text2image.yaml``, ``assets/captioner.yaml``), to which settings behind ``--`` go. A build that was stopped
+goes on with the same command; ``assets/.build`` holds its state and may be deleted. It takes two to three hours of a
+CPU core.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import importlib
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -21,16 +24,16 @@ import torch
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from assets.build_captioner import build_captioner, captioner_accuracy
-from assets.build_text2image import build_text2image, build_vae
+from assets.build_captioner import captioner_accuracy, start_captioner
+from assets.build_text2image import build_vae, start_text2image
 from assets.judge import build_judge, faithfulness, load_judge
-from assets.training import HELD_OUT_SEED, Balanced, balanced
+from assets.training import HELD_OUT_SEED, Balanced, balanced, refresh
 from datamodules.miniature_world import BUILD_SEED, TEMPLATES, Scene, describe
 
 diffusers = importlib.import_module("diffusers")  # its classes carry no usable types
 
 PARTS = ("judge", "vae", "text2image", "captioner")
-MINUTES = {"judge": 6.0, "vae": 6.0, "text2image": 46.0, "captioner": 29.5}
+ROOT = Path(__file__).resolve().parents[1]
 PICTURES = 49_152
 STEPS = 7
 GUIDANCE = 3.0
@@ -97,11 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "miniature", help="folder of the models")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / ".build", help="folder of the state")
-    parser.add_argument("--minutes", type=float, help="time to train each chosen part (default: from 6 to 46, by part)")
+    parser.add_argument("--minutes", type=float, default=6.0, help="time to train the judge, and the autoencoder")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as PyTorch chooses)")
     parser.add_argument("--fresh", action="store_true", help="forget the state of the chosen parts and begin again")
     parser.add_argument("--measure", action="store_true", help="train nothing, measure what stands in --out")
     parser.add_argument("--count", type=int, default=2048, help="pictures to measure with")
+    parser.add_argument("further", nargs="*", help="after --: settings of the fits of text2image and captioner")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.threads:
@@ -113,35 +117,67 @@ def main(arguments: list[str] | None = None) -> None:
             if options.fresh:
                 (work / f"{part}.pt").unlink(missing_ok=True)
                 shutil.rmtree(work / part, ignore_errors=True)
-            build(part, pictures(work), options.minutes or MINUTES[part], work, out)
+            if part in ("judge", "vae"):
+                learn(part, pictures(work), options.minutes, work, out)
+            else:
+                fit(part, work, out, options.further)
         figures = {key: round(value, 4) for key, value in report(part, out, options.count).items()}
         print(json.dumps({"part": part, "pictures": options.count, **figures}), flush=True)
 
 
-def build(part: str, data: Balanced, minutes: float, work: Path, out: Path) -> None:
-    """Train one part and write it.
+def learn(part: str, data: Balanced, minutes: float, work: Path, out: Path) -> None:
+    """Train the judge or the autoencoder and write it.
 
     Args:
-        part: one of :data:`PARTS`.
+        part: ``judge`` or ``vae``.
         data: balanced pictures.
         minutes: time to train.
         work: folder of the state.
         out: folder of the models.
-
-    Raises:
-        FileNotFoundError: if the text-to-image model is to be trained before the autoencoder.
     """
     if part == "judge":
         build_judge(data, minutes, work, out / "judge")
-    elif part == "vae":
-        build_vae(data, minutes, work).save_pretrained(work / "vae")
-    elif part == "captioner":
-        build_captioner(data, minutes, work, out / "captioner")
     else:
-        if not (work / "vae" / "config.json").exists():
-            raise FileNotFoundError(f"no autoencoder in {work / 'vae'}: build it first with --only vae")
-        vae = diffusers.AutoencoderTiny.from_pretrained(work / "vae").to(memory_format=torch.channels_last)
-        build_text2image(data, vae, minutes, work, out / "text2image")
+        build_vae(data, minutes, work).save_pretrained(work / "vae")
+
+
+def fit(part: str, work: Path, out: Path, further: list[str]) -> None:
+    """Fit ``TextToImage`` or ``CaptionModel`` from fresh weights, as a user would fit them, and take the result over.
+
+    Args:
+        part: ``text2image`` or ``captioner``.
+        work: folder of the state.
+        out: folder of the models.
+        further: settings of the fit.
+
+    Raises:
+        FileNotFoundError: if the text-to-image model is to be trained before the autoencoder.
+        CalledProcessError: if the fit fails.
+    """
+    untrained, run_dir = work / part / "untrained", work / part / "run"
+    if part == "captioner":
+        start_captioner(untrained)
+    elif (work / "vae" / "config.json").exists():
+        start_text2image(diffusers.AutoencoderTiny.from_pretrained(work / "vae"), untrained)
+    else:
+        raise FileNotFoundError(f"no autoencoder in {work / 'vae'}: build it first with --only vae")
+    words = ["fit", f"--config={ROOT / 'assets' / part}.yaml", f"--model.model={untrained.resolve()}"]
+    words += [f"--run_dir={run_dir.resolve()}", *further]
+    subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=ROOT, check=True)
+    trained = run_dir / "stages/01-model/model"
+    (trained / "README.md").unlink(missing_ok=True)  # the embedded model has a card of its own
+    if part == "captioner":
+
+        def copy(folder: Path) -> None:
+            shutil.copytree(trained, folder)
+
+        refresh(out / part, copy)
+        return
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(trained)
+    # diffusers loads half-precision files as float32, transformers as they are: on a CPU the two must agree
+    pipeline.vae.half()
+    pipeline.unet.half()
+    refresh(out / part, pipeline.save_pretrained)
 
 
 if __name__ == "__main__":

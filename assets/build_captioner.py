@@ -1,4 +1,4 @@
-"""Training of the Miniature's captioner: a small vision transformer that a small GPT-2 looks at while it writes."""
+"""The Miniature's captioner: a small vision transformer that a small GPT-2 looks at while it writes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from torch import Tensor, nn
-from torch.nn import functional
 
-from assets.training import Balanced, Fit, every_caption, refresh
-from datamodules.miniature_world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES, TERSE
+from assets.training import Balanced, every_caption
+from assets.world import WORDINGS
+from datamodules.miniature_world import BACKGROUNDS, COLOURS, SHAPES
 
 # Loaded by name because its classes carry no usable types.
 transformers = importlib.import_module("transformers")
 
-__all__ = ["build_captioner", "captioner_accuracy", "read_caption"]
+__all__ = ["captioner_accuracy", "read_caption", "start_captioner"]
 
 WIDTH = 128
-BATCH = 48
-# A third of the captions leave the colour out, a sixth the background.
-WORDINGS: tuple[str, ...] = (*TEMPLATES, *TERSE[:2] * 3, *TERSE[2:])
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
@@ -38,63 +34,63 @@ def _tokenizer(captions: list[str]) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=24, **SPECIAL)
 
 
-class _Learner(nn.Module):
-    """The captioner with a classification head on its encoder that speeds up learning and is then thrown away."""
+def start_captioner(folder: Path) -> None:
+    """Write the captioner with fresh weights, its image processor and its tokenizer.
 
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__()
-        encoder = transformers.SegformerModel(
-            transformers.SegformerConfig(
-                num_encoder_blocks=3,
-                depths=[1, 2, 2],
-                sr_ratios=[4, 2, 1],
-                hidden_sizes=[32, 64, WIDTH],
-                patch_sizes=[5, 3, 3],
-                strides=[2, 2, 2],
-                num_attention_heads=[1, 2, 4],
-                mlp_ratios=[2, 2, 2],
-                hidden_dropout_prob=0.0,
-                attention_probs_dropout_prob=0.0,
-                drop_path_rate=0.0,
-                reshape_last_stage=False,
-                hidden_size=WIDTH,
-            )
+    Args:
+        folder: where to.
+    """
+    torch.manual_seed(2)
+    tokenizer = _tokenizer(every_caption(WORDINGS["captions"]))
+    special = {key: int(getattr(tokenizer, f"{key}_id")) for key in ("pad_token", "bos_token", "eos_token")}
+    pad, start, end = special["pad_token"], special["bos_token"], special["eos_token"]
+    encoder = transformers.SegformerModel(
+        transformers.SegformerConfig(
+            num_encoder_blocks=3,
+            depths=[1, 2, 2],
+            sr_ratios=[4, 2, 1],
+            hidden_sizes=[32, 64, WIDTH],
+            patch_sizes=[5, 3, 3],
+            strides=[2, 2, 2],
+            num_attention_heads=[1, 2, 4],
+            mlp_ratios=[2, 2, 2],
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+            drop_path_rate=0.0,
+            reshape_last_stage=False,
+            hidden_size=WIDTH,
         )
-        special = {key: int(getattr(tokenizer, f"{key}_id")) for key in ("pad_token", "bos_token", "eos_token")}
-        pad, start, end = special["pad_token"], special["bos_token"], special["eos_token"]
-        decoder = transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(
-                vocab_size=len(tokenizer),
-                n_positions=24,
-                n_embd=WIDTH,
-                n_layer=2,
-                n_head=4,
-                n_inner=256,
-                resid_pdrop=0.0,
-                embd_pdrop=0.0,
-                attn_pdrop=0.0,
-                add_cross_attention=True,
-                is_decoder=True,
-                bos_token_id=start,
-                eos_token_id=end,
-                pad_token_id=pad,
-                attn_implementation="eager",
-            )
+    )
+    decoder = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=24,
+            n_embd=WIDTH,
+            n_layer=2,
+            n_head=4,
+            n_inner=256,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            add_cross_attention=True,
+            is_decoder=True,
+            bos_token_id=start,
+            eos_token_id=end,
+            pad_token_id=pad,
         )
-        self.captioner: Any = transformers.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
-        self.captioner.config.decoder_start_token_id = start
-        self.captioner.config.pad_token_id = pad
-        self.captioner.config.eos_token_id = end
-        self.captioner.generation_config = transformers.GenerationConfig(
-            decoder_start_token_id=start, bos_token_id=start, pad_token_id=pad, eos_token_id=end, max_new_tokens=20
-        )
-        self.head = nn.Linear(WIDTH, len(SHAPES) + len(BACKGROUNDS) + len(COLOURS))
-
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of the captions and logits of the attributes, [B, 3, 8]."""
-        states = self.captioner.encoder(images).last_hidden_state
-        output = self.captioner(encoder_outputs=(states,), labels=labels)
-        return output.loss, self.head(states.mean(1)).unflatten(1, (3, -1))
+    )
+    captioner = transformers.VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
+    captioner.config.decoder_start_token_id = start
+    captioner.config.pad_token_id = pad
+    captioner.config.eos_token_id = end
+    captioner.generation_config = transformers.GenerationConfig(
+        decoder_start_token_id=start, bos_token_id=start, pad_token_id=pad, eos_token_id=end, max_new_tokens=20
+    )
+    processor = transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    for part in (captioner, processor, tokenizer):
+        part.save_pretrained(folder)
 
 
 def read_caption(text: str) -> tuple[int, int, int]:
@@ -103,48 +99,6 @@ def read_caption(text: str) -> tuple[int, int, int]:
     named = [[index for index, name in enumerate(names) if name in words] for names in (SHAPES, BACKGROUNDS, COLOURS)]
     shape, background, colour = (found[0] if len(found) == 1 else -1 for found in named)
     return shape, background, colour
-
-
-def build_captioner(data: Balanced, minutes: float, work: Path, out: Path) -> None:
-    """Train the captioner and write it with its image processor and tokenizer, anew every few minutes.
-
-    Args:
-        data: balanced pictures.
-        minutes: time to train.
-        work: folder of the training state.
-        out: folder of the model.
-    """
-    torch.manual_seed(2)
-    captions = every_caption(WORDINGS)
-    tokenizer = _tokenizer(captions)
-    ids = torch.tensor(tokenizer(captions, padding=True).input_ids)
-    ids = ids.masked_fill(ids == tokenizer.pad_token_id, -100)
-    ids = ids.view(len(WORDINGS), len(SHAPES), len(BACKGROUNDS), len(COLOURS), -1)
-    processor = transformers.ViTImageProcessor(
-        size={"height": 32, "width": 32}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    learner = _Learner(tokenizer)
-
-    def loss(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(data.images), (BATCH,), generator=generator)
-        template = torch.randint(len(WORDINGS), (BATCH,), generator=generator)
-        attributes = data.attributes[index]
-        images = data.batch(index).contiguous()
-        images = images + 0.03 * torch.randn(images.shape, generator=generator)
-        spoken, named = learner(images, ids[(template, *attributes.unbind(1))])
-        total: Tensor = spoken + functional.cross_entropy(named.transpose(1, 2), attributes)
-        return total
-
-    def export(trained: Any) -> None:
-        def write(folder: Path) -> None:
-            trained.captioner.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-
-        refresh(out, write)
-
-    Fit("captioner", learner, loss, minutes, 1.5e-3, work, average=0.998, export=export).run()
-    export(learner)
 
 
 @torch.inference_mode()

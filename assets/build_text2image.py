@@ -1,8 +1,7 @@
-"""Training of the Miniature's text-to-image pipeline: an autoencoder first, then a diffusion model on its latents."""
+"""The Miniature's text-to-image pipeline: its autoencoder, which is trained here, and its untrained diffusion model."""
 
 from __future__ import annotations
 
-import copy
 import importlib
 import json
 from collections.abc import Sequence
@@ -11,32 +10,19 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from assets.training import Balanced, Fit, every_caption, refresh
-from datamodules.miniature_world import BACKGROUNDS, COLOURS, SHAPES, TEMPLATES
+from assets.training import Balanced, Fit, every_caption
+from assets.world import WORDINGS
 
 # Loaded by name because their classes carry no usable types.
 diffusers = importlib.import_module("diffusers")
 transformers = importlib.import_module("transformers")
 
-__all__ = ["PROMPTS", "build_text2image", "build_vae"]
+__all__ = ["build_vae", "start_text2image"]
 
 MAX_TOKENS = 16
-BATCH = 32
-NOISE_SHIFT = 1.8
-PROMPTS: tuple[str, ...] = (
-    *TEMPLATES * 2,
-    "a {shape}",
-    "a photo of a {shape}",
-    "a {shape} on {background}",
-    "a photo of a {shape} on {background}",
-    "{article} {colour} {shape}",
-    "a photo of {article} {colour} {shape}",
-    "{colour} {shape} {background}",
-    "a photo of {background}",
-)
 SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_schedule": "squaredcos_cap_v2",
@@ -100,127 +86,62 @@ def _tokenizer() -> Any:
         end_of_word_suffix="</w>",
         show_progress=False,
     )
-    learner.train_from_iterator(every_caption(list(dict.fromkeys(PROMPTS))), trainer)
+    learner.train_from_iterator(every_caption(list(dict.fromkeys(WORDINGS["prompts"]))), trainer)
     learned = json.loads(learner.to_str())["model"]
     merges = [tuple(pair) for pair in learned["merges"]]
     return transformers.CLIPTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=MAX_TOKENS)
 
 
-def tokenise_all(tokenizer: Any) -> Tensor:
-    """Token ids of every prompt of every scene, int64 [templates, shapes, backgrounds, colours, 16]."""
-    options = {"padding": "max_length", "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
-    ids = tokenizer(every_caption(PROMPTS), **options).input_ids
-    return torch.as_tensor(ids).view(len(PROMPTS), len(SHAPES), len(BACKGROUNDS), len(COLOURS), MAX_TOKENS)
-
-
-class TextToLatent(nn.Module):
-    """The trained part of the pipeline: text encoder and UNet."""
-
-    def __init__(self, vocabulary: int, end: int) -> None:
-        """Make both networks with fresh weights.
-
-        Args:
-            vocabulary: number of tokens.
-            end: id of the end token.
-        """
-        super().__init__()
-        self.text: Any = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=vocabulary,
-                hidden_size=128,
-                intermediate_size=256,
-                num_hidden_layers=1,
-                num_attention_heads=4,
-                max_position_embeddings=MAX_TOKENS,
-                projection_dim=128,
-                bos_token_id=end - 1,
-                eos_token_id=end,
-                pad_token_id=end,
-                attn_implementation="eager",
-            )
-        )
-        # The text enters twice: pooled, as a scale and shift of every block (shapes are learned faster so), and word by
-        # word through the cross-attention of the middle block.
-        self.unet: Any = diffusers.UNet2DConditionModel(
-            sample_size=8,
-            in_channels=8,
-            out_channels=8,
-            block_out_channels=(64, 112),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "UpBlock2D"),
-            mid_block_type="UNetMidBlock2DCrossAttn",
-            cross_attention_dim=128,
-            attention_head_dim=4,
-            norm_num_groups=16,
-            resnet_time_scale_shift="scale_shift",
-            addition_embed_type="text",
-            addition_embed_type_num_heads=4,
-        )
-
-    def forward(self, noisy: Tensor, time: Tensor, tokens: Tensor) -> Tensor:
-        """Predict v.
-
-        Args:
-            noisy: latents, [B, 8, 8, 8].
-            time: steps of the schedule, int64 [B].
-            tokens: prompts, int64 [B, 16].
-
-        Returns:
-            The prediction, [B, 8, 8, 8].
-        """
-        states = self.text(input_ids=tokens).last_hidden_state
-        prediction: Tensor = self.unet(noisy, time, states, return_dict=False)[0]
-        return prediction
-
-
-def build_text2image(data: Balanced, vae: Any, minutes: float, work: Path, out: Path) -> None:
-    """Train text encoder and UNet together on the autoencoder's latents and write the pipeline, anew every few minutes.
+def start_text2image(vae: Any, folder: Path) -> None:
+    """Write the pipeline with the trained autoencoder and fresh weights elsewhere.
 
     Args:
-        data: balanced pictures.
-        vae: the trained autoencoder.
-        minutes: time to train.
-        work: folder of the training state.
-        out: folder of the pipeline.
+        vae: the autoencoder.
+        folder: where to.
     """
     torch.manual_seed(1)
     tokenizer = _tokenizer()
     end = int(tokenizer.eos_token_id)
-    prompts = tokenise_all(tokenizer)
-    empty = torch.tensor(tokenizer("", padding="max_length", max_length=MAX_TOKENS).input_ids)
-    model = TextToLatent(len(tokenizer), end).to(memory_format=torch.channels_last)
-    model.unet.set_attn_processor(diffusers.models.attention_processor.AttnProcessor())
-    latents = encode(vae, data, range(len(data.images))) * vae.config.scaling_factor
-    schedule = diffusers.DDPMScheduler(**SCHEDULE)
-
-    def loss(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(latents), (BATCH,), generator=generator)
-        template = torch.randint(len(prompts), (BATCH,), generator=generator)
-        shape, background, colour = data.attributes[index].unbind(1)
-        tokens = prompts[template, shape, background, colour]
-        tokens = torch.where(torch.rand(BATCH, 1, generator=generator) < 0.1, empty, tokens)
-        clean = latents[index]
-        noise = torch.randn(clean.shape, generator=generator)
-        level = torch.rand(BATCH, generator=generator)
-        level = NOISE_SHIFT * level / (1 + (NOISE_SHIFT - 1) * level)
-        time = (level * 1000).long().clamp(0, 999)
-        noisy = schedule.add_noise(clean, noise, time).contiguous(memory_format=torch.channels_last)
-        return functional.mse_loss(model(noisy, time, tokens), schedule.get_velocity(clean, noise, time))
-
-    def export(trained: Any) -> None:
-        # diffusers loads half-precision files as float32, transformers as they are: on a CPU the two must agree.
-        pipeline = diffusers.StableDiffusionPipeline(
-            vae=copy.deepcopy(vae).half(),
-            text_encoder=trained.text,
-            tokenizer=tokenizer,
-            unet=copy.deepcopy(trained.unet).half(),
-            scheduler=diffusers.DPMSolverMultistepScheduler(**SCHEDULE),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
+    text = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=MAX_TOKENS,
+            projection_dim=128,
+            bos_token_id=end - 1,
+            eos_token_id=end,
+            pad_token_id=end,
         )
-        refresh(out, pipeline.save_pretrained)
-
-    Fit("text2image", model, loss, minutes, 1.5e-3, work, average=0.999, export=export).run()
-    export(model)
+    )
+    # The text enters twice: pooled, as a scale and shift of every block (shapes are learned faster so), and word by
+    # word through the cross-attention of the middle block.
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        in_channels=8,
+        out_channels=8,
+        block_out_channels=(64, 112),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        cross_attention_dim=128,
+        attention_head_dim=4,
+        norm_num_groups=16,
+        resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.DPMSolverMultistepScheduler(**SCHEDULE),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
