@@ -29,6 +29,7 @@ SCHEDULE = {
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
+    "steps_offset": 1,  # what diffusers asks for; trailing steps do not use it
 }
 
 
