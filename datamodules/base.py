@@ -170,6 +170,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         self._plain_transform = Transform(mean, std)
         self._parts: dict[Split, Part] = {}
         self._repeated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._balanced: NDArray[np.int64] | None = None
 
     @property
     @abstractmethod
@@ -203,7 +204,7 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Reads the splits that a trainer needs; what was read before is kept, what another fit asked for is not."""
         if stage == "fit":
-            self._repeated = self._repeated[:0]
+            self._repeated, self._balanced = self._repeated[:0], None
         splits: dict[str | None, tuple[Split, ...]] = {
             "fit": ("train", "val", "test") if self.watch_test else ("train", "val"),
             "validate": ("val",),
@@ -271,6 +272,16 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             times: How often each comes, at least 1.
         """
         self._repeated = np.repeat(rows.cpu().numpy(), times - 1)
+
+    def balance_entries(self, groups: Tensor) -> None:
+        """Draws the entries of the present fit with replacement, so that all groups come equally often.
+
+        To be called when `repeat_entries` is; goes before `balance`.
+
+        Args:
+            groups: A number for the group of each entry of `train_table`, int64 [N].
+        """
+        self._balanced = groups.cpu().numpy()
 
     def group_scores(self, table: GroupTable) -> dict[str, Tensor]:
         """Further values of an evaluated split, by its group counts.
@@ -371,7 +382,12 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         return self._loader(dataset, batch_size, sampler)
 
     def _weights(self, parts: list[Part], real: NDArray[np.int64]) -> NDArray[np.float64] | None:
-        """Probability of each entry of the sampler under `balance`; None visits every entry once."""
+        """Probability of each entry of the sampler where groups are balanced; None visits every entry once."""
+        first = sum(len(part) for part in parts if not part.synthetic)
+        count = sum(map(len, parts))
+        chosen = np.concatenate([real, np.arange(first, count)])
+        if self._balanced is not None:  # a stage on synthetic images alone has no real part
+            return equal_weights((self._balanced if first else self._balanced[-count:])[chosen])
         if self.balance == "none":
             return None
         if self.balance == "group" and not self.has_bias:
@@ -381,10 +397,9 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         labels, biases = (np.concatenate(arrays) for arrays in zip(*((p.labels, p.biases) for p in parts), strict=True))
         entries = Entries(torch.from_numpy(labels), torch.from_numpy(biases), 0)
         groups = (entries.labels if self.balance == "class" else entries.groups(len(self.bias_names))).numpy()
-        first = sum(len(part) for part in parts if not part.synthetic)
         if self.balance == "group":  # synthetic images are groups apart, as in the code of From Fake to Real
             groups = groups + (np.arange(len(groups)) >= first) * (groups.max() + 1)
-        return equal_weights(groups[np.concatenate([real, np.arange(first, len(labels))])])
+        return equal_weights(groups[chosen])
 
     def _place(self) -> tuple[int, int]:
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs

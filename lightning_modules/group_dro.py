@@ -24,8 +24,8 @@ class GroupDRO(Classifier):
     With ``groups: errors`` no bias label is needed: in place of the bias stands whether the helper named ``amplifier``
     misclassifies the image, which is recipe I of Diffusing DeBias (arXiv 2502.09564).
 
-    The weights q are in the checkpoint. Their paper draws all groups equally often, which is ``data.balance: group``,
-    and selects by the worst group of the validation set.
+    The weights q are in the checkpoint. Their code draws all groups equally often (``reweight_groups``) and selects by
+    the worst group of the validation set.
     """
 
     helper_names: ClassVar[tuple[str, ...]] = ("amplifier",)
@@ -38,6 +38,7 @@ class GroupDRO(Classifier):
         groups: Literal["labels", "errors"] = "labels",
         loss_threshold: float | None = None,
         split_synthetic: bool = False,
+        reweight_groups: bool = False,
         **kwargs: Any,
     ) -> None:
         """Keep the settings; the network is built later.
@@ -49,6 +50,8 @@ class GroupDRO(Classifier):
             loss_threshold: with ``errors``: only an error with a greater cross-entropy, in nats, is held for conflict
                 with the bias; None takes every error.
             split_synthetic: synthetic images never share a group with real ones, whatever bias they are labelled with.
+            reweight_groups: draw the images with replacement, so that all groups come equally often, whatever
+                ``data.balance`` says.
             **kwargs: see :class:`Classifier`.
 
         Raises:
@@ -105,6 +108,8 @@ class GroupDRO(Classifier):
             groups[entries.real :] += size
             size *= 2
         self._arrange(groups, torch.bincount(groups[first:], minlength=size))
+        if self.hparams["reweight_groups"]:
+            data.balance_entries(groups)
 
     def _errors(self, count: int) -> Tensor:
         """Whether the helper misclassifies an image, int64 [count]: 0 or 1, -1 for synthetic images."""

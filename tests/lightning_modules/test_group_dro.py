@@ -1,6 +1,6 @@
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -159,6 +159,42 @@ def test_groups_by_the_errors_of_a_helper(tmp_path: Path, threshold: float | Non
     filled = {*(batch["label"] * 3 + wrong.long()).tolist(), 1 * 3 + 2}
     assert weights == [round(1 / len(filled), 6) if group in filled else 0.0 for group in range(9)]
     assert len({group for group in filled if group % 3 == 1}) == (0 if threshold == 1e9 else 3)
+
+
+class Counter(L.Callback):
+    """Writes down the entry of every image that is drawn."""
+
+    def __init__(self) -> None:
+        self.drawn: list[int] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, _: int) -> None:
+        self.drawn += (batch["index"] + batch["synthetic"] * 34).tolist()
+
+
+@pytest.mark.parametrize(("source", "least"), [("real", 5), ("both", 8), ("synthetic", 3)])
+def test_all_groups_are_drawn_equally_often(
+    tmp_path: Path, source: Literal["real", "both", "synthetic"], least: int
+) -> None:
+    data = Pictures()
+    data.synthetic_dir = write_synthetic(tmp_path / "synthetic", [0, 0, 0, 0, 1, 2, 2], NAMES, 20)
+    data.source = source
+    module, counter = built(groups="errors", reweight_groups=True), Counter()
+    module.helpers = {"amplifier": [make_helper()]}
+    make_trainer(tmp_path, 100, callbacks=[counter], limit_val_batches=0).fit(module, datamodule=data)
+    shares = torch.bincount(module._groups[counter.drawn], minlength=9) / len(counter.drawn)
+    first = 34 if source == "synthetic" else 0
+    sizes = torch.bincount(module._groups[first : None if source != "real" else 34], minlength=9)
+    filled = sizes > 0
+    assert int(filled.sum()) >= least
+    assert sizes[filled].max() > 2 * sizes[filled].min()
+    assert shares[filled].tolist() == pytest.approx([1 / int(filled.sum())] * int(filled.sum()), rel=0.15)
+    data.setup("fit")  # another fit draws every image again
+    again = [
+        (int(row), bool(kind))
+        for b in data.train_dataloader()
+        for row, kind in zip(b["index"], b["synthetic"], strict=True)
+    ]
+    assert len(set(again)) == int(sizes.sum())
 
 
 def test_without_bias_labels_it_says_what_to_do(tmp_path: Path) -> None:
