@@ -4,9 +4,8 @@ from functools import cache
 from typing import Any, Literal
 
 from assets.training import HELD_OUT_SEED, balanced
-from datamodules.augment import Augment
-from datamodules.base import DebiasDataModule
-from datamodules.miniature_world import BACKGROUNDS, BUILD_SEED, SHAPES, TEMPLATES, TERSE, Scene, describe
+from datamodules.miniature import Miniature
+from datamodules.miniature_world import BACKGROUNDS, BUILD_SEED, TEMPLATES, TERSE, Scene, describe
 from datamodules.samples import Samples, Split
 
 __all__ = ["WORDINGS", "World"]
@@ -27,47 +26,23 @@ WORDINGS: dict[Wording, tuple[str, ...]] = {
 }
 
 
-class World(DebiasDataModule):
+class World(Miniature):
     """Pictures in which shape, background and colour are as independent as the world allows.
 
     Their seeds are those that no data set uses.
 
     Args:
-        train_size: Training images.
-        val_size: Images in the validation and in the test set.
         wordings: Whether their texts are what a captioner shall say or what a generator may be asked for.
-        image_size: Side of the input, in pixels.
-        augment: Random changes of training images.
-        **kwargs: Arguments of `DebiasDataModule`.
+        **kwargs: Arguments of `Miniature`.
     """
 
-    def __init__(
-        self,
-        *,
-        train_size: int = 49_152,
-        val_size: int = 512,
-        wordings: Wording = "prompts",
-        image_size: int = 32,
-        augment: Augment = "none",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(image_size=image_size, augment=augment, **kwargs)
-        self.train_size, self.val_size, self.wordings = train_size, val_size, wordings
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the shapes."""
-        return SHAPES
-
-    @property
-    def bias_names(self) -> tuple[str, ...]:
-        """Names of the backgrounds."""
-        return BACKGROUNDS
+    def __init__(self, *, wordings: Wording = "prompts", **kwargs: Any) -> None:
+        super().__init__(conflict_ratio=1 - 1 / len(BACKGROUNDS), **kwargs)
+        self.wordings = wordings
 
     def load(self, split: Split) -> Samples:
         """Draws one split with its texts."""
-        is_train = split == "train"
-        data = balanced(*((self.train_size, BUILD_SEED) if is_train else (self.val_size, HELD_OUT_SEED)))
+        data = balanced(self.sizes[split], BUILD_SEED if split == "train" else HELD_OUT_SEED)
         shapes, backgrounds, _ = data.attributes.numpy().T
         texts = [_texts(self.wordings, Scene(*scene)) for scene in data.attributes.tolist()]
         return Samples(data.images.permute(0, 2, 3, 1).contiguous().numpy(), shapes, backgrounds, texts)

@@ -383,13 +383,13 @@ class DebiasDataModule(L.LightningDataModule, ABC):
 
     def _weights(self, parts: list[Part], real: NDArray[np.int64]) -> NDArray[np.float64] | None:
         """Probability of each entry of the sampler where groups are balanced; None visits every entry once."""
+        if self.balance == "none" and self._balanced is None:
+            return None
         first = sum(len(part) for part in parts if not part.synthetic)
         count = sum(map(len, parts))
         chosen = np.concatenate([real, np.arange(first, count)])
         if self._balanced is not None:  # a stage on synthetic images alone has no real part
             return equal_weights((self._balanced if first else self._balanced[-count:])[chosen])
-        if self.balance == "none":
-            return None
         if self.balance == "group" and not self.has_bias:
             raise ConfigError(
                 f"data.balance=group needs bias labels and {type(self).__name__} has none; set data.balance to class"

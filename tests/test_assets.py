@@ -17,7 +17,7 @@ LIBRARY: Any = diffusers
 
 
 def test_pictures_of_the_world_have_the_texts_of_what_they_show() -> None:
-    data = World(train_size=128, val_size=64, wordings="captions", num_workers=0, batch_size=64)
+    data = World(train_size=128, val_size=64, wordings="captions", augment="none")
     data.setup("fit")
     shown = balanced(128, BUILD_SEED)
     texts = data.split_texts("train")
