@@ -85,7 +85,8 @@ class Small:
             words += [f"stages.{name}.repeat=3"] * ("repeat" in stage)
         for key in ("pretrain", "biased", "model"):
             own = settings.get(key, {}).get("init_args", {})
-            words += [f"{key}.model={self.captioner}"] * ("model" in own)
+            draws = settings.get(key, {}).get("class_path") == "lightning_modules.TextToImage"
+            words += [f"{key}.model={self.generator if draws else self.captioner}"] * ("model" in own)
             words += [f"{key}.weights=null"] * ("weights" in own)
             words += [f"{key}.backbone=resnet18"] * (own.get("backbone") == "resnet50")
         learnt = settings.get("diffusion", {}).get("class_path", "").removeprefix("lightning_modules.")
