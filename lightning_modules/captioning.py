@@ -12,7 +12,7 @@ from .classifier import Batch
 from .errors import ConfigError
 from .generative import GenerativeModule, find_texts, pictures
 from .pretrained import check_source, find_source, load, load_model
-from .reader import Reader
+from .reader import Reader, unknown_words
 
 KEY = "model"
 
@@ -27,7 +27,7 @@ class CaptionModel(GenerativeModule):
     """
 
     key: ClassVar[str] = KEY
-    network_settings: ClassVar[tuple[str, ...]] = ("model",)
+    network_settings: ClassVar[tuple[str, ...]] = ("model", "new_words")
 
     def __init__(
         self,
@@ -36,6 +36,7 @@ class CaptionModel(GenerativeModule):
         download: bool = False,
         prompt: str | None = None,
         templates: tuple[str, ...] = ("a photo of a {class}",),
+        new_words: tuple[str, ...] = (),
         freeze_vision: bool = False,
         gradient_checkpointing: bool = False,
         lr: float = 1e-5,
@@ -51,6 +52,7 @@ class CaptionModel(GenerativeModule):
             download: whether the model may be fetched; without it nothing touches the network.
             prompt: instruction of a chat model, the one that it will be asked with; None takes that of the captioner.
             templates: texts of images that have none; ``{class}`` and ``{bias}`` stand for names.
+            new_words: words that the model's tokenizer lacks, such as the small one of the embedded captioner.
             freeze_vision: train the language part only.
             gradient_checkpointing: compute the inside of blocks again in the backward pass, which saves memory.
             lr: the learning rate.
@@ -77,6 +79,26 @@ class CaptionModel(GenerativeModule):
         """
         check_source(self._source, "config.json")
 
+    def check_fit(self, data: Any) -> None:
+        """Refuse texts that the model cannot write.
+
+        Raises:
+            ConfigError: see :class:`StagedModule`, or the tokenizer lacks words.
+        """
+        super().check_fit(data)
+        texts = {
+            text
+            for split in ("train", "val")
+            for own in find_texts(data, split, self.hparams["templates"])
+            for text in own
+        }
+        if unknown := unknown_words(self._source, self.hparams["new_words"], texts):
+            shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+            raise ConfigError(
+                f"{KEY}.new_words: {self.hparams['model']} cannot write these words of the texts: {shown}; name them "
+                f"here, or choose another {KEY}.model."
+            )
+
     @cached_property
     def _source(self) -> Any:
         return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], f"{KEY}.model")
@@ -95,6 +117,8 @@ class CaptionModel(GenerativeModule):
         with torch.device("cpu"):
             network = load_model(source, AutoModelForImageTextToText, torch.float32)
         self._reader = load(source, lambda: Reader(source, network, self.hparams["prompt"]))
+        if self.hparams["new_words"]:
+            self._reader.add_words(self.hparams["new_words"], network)
         if self.hparams["freeze_vision"]:
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(not ("vision" in name or name.startswith("encoder.")))

@@ -1,7 +1,7 @@
 """What stands between an image-to-text model of transformers and pictures and texts: its processor, or its parts."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from .errors import ConfigError
-from .pretrained import Source
+from .pretrained import Source, load
 
 LOGGER = logging.getLogger("diffubias")
 INSTRUCTION = "Describe this image in one sentence."
@@ -127,6 +127,19 @@ class Reader:
             labels[:, : first.input_ids.shape[1] - (1 if closed else 0)] = -100
         return {**inputs, "labels": labels}
 
+    def add_words(self, words: Sequence[str], network: Any) -> None:
+        """Let tokenizer and model know further words, whose meaning is to be learnt.
+
+        Args:
+            words: what the tokenizer cannot write; words that it has are passed over.
+            network: the model; its vocabulary grows if it has no room left.
+        """
+        add_words(self.tokenizer, words)
+        # models of two parts cannot grow as a whole
+        writer = getattr(network, "text_decoder", None) or getattr(network, "decoder", None) or network
+        if len(self.tokenizer) > writer.get_input_embeddings().num_embeddings:
+            writer.resize_token_embeddings(len(self.tokenizer))
+
     def save(self, folder: Path) -> None:
         """Write processor, or image processor and tokenizer, beside a model."""
         self.tokenizer.padding_side = "left"
@@ -137,6 +150,35 @@ class Reader:
         """Return texts with single spaces."""
         texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [" ".join(text.split()) for text in texts]
+
+
+def add_words(tokenizer: Any, words: Sequence[str]) -> None:
+    """Let a tokenizer know further words, each as a whole: ``male`` is no part of ``female``."""
+    from transformers import AddedToken
+
+    tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
+
+
+def unknown_words(source: Source, words: Sequence[str], texts: Iterable[str]) -> list[str]:
+    """Find the words of texts that a model's tokenizer cannot write: models of few words have such.
+
+    Args:
+        source: where the model comes from.
+        words: further words that it gets.
+        texts: what it is to write.
+
+    Returns:
+        The words in the order of the alphabet.
+    """
+    import transformers
+
+    auto: Any = transformers.AutoTokenizer
+    tokenizer = load(source, lambda: auto.from_pretrained(source.location, **source.options))
+    if tokenizer.unk_token_id is None:
+        return []
+    add_words(tokenizer, words)
+    used = sorted({word for text in texts for word in text.split()})
+    return [word for word in used if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids]
 
 
 def _labels(ids: Tensor, mask: Tensor) -> Tensor:

@@ -61,6 +61,21 @@ def test_the_captioner_says_what_was_taught(model: Path, tmp_path: Path) -> None
     assert after.caption(pictures, seeds) == [[SENTENCE] * 2] * 2
 
 
+def test_new_words_are_learnt_and_unknown_ones_refused(model: Path, tmp_path: Path) -> None:
+    data = Pets()
+    data.setup("fit")
+    sentence = "the colt near the wildcolt"
+    with pytest.raises(ConfigError, match=r"model\.new_words: \S+ cannot write .*: colt, wildcolt; name them"):
+        CaptionModel(str(model), templates=(sentence,)).check_fit(data)
+    with pytest.raises(ConfigError, match=r"cannot write .*: wildcolt; name them"):
+        CaptionModel(str(model), templates=(sentence,), new_words=("colt",)).check_fit(data)
+    module = fitted(model, tmp_path, 25, templates=(sentence,), new_words=("colt", "wildcolt", "dog"))
+    module.export(tmp_path / "model", data)
+    after = Captioner(str(tmp_path / "model"), max_new_tokens=10, temperature=0.1, captions_per_image=1)
+    after.load(torch.device("cpu"))
+    assert after.caption([Image.new("RGB", (20, 20))], [[1]]) == [[sentence]]
+
+
 def test_only_the_text_is_learnt(model: Path) -> None:
     """Neither the prompt nor padding nor pictures count; the end of the sentence does."""
     module = CaptionModel(str(model))
@@ -107,7 +122,17 @@ def test_texts_name_class_and_bias(model: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_texts_of_the_data_are_learnt_where_there_are_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = CaptionModel(str(tiny_models.save_vision_encoder_decoder(tmp_path / "model")), templates=("the {class}",))
+    data = Described(augment="none")
+    data.setup("fit")
+    words = {
+        word
+        for split in ("train", "val")
+        for own in data.split_texts(split) or ()
+        for text in own
+        for word in text.split()
+    }
+    model = tiny_models.save_vision_encoder_decoder(tmp_path / "model")
+    module = CaptionModel(str(model), templates=("the {class}",), new_words=("a", "b", "c", *sorted(words)))
     module.configure_model()
     original = module._reader.training_inputs
     seen: list[tuple[Any, str]] = []
@@ -117,7 +142,6 @@ def test_texts_of_the_data_are_learnt_where_there_are_some(tmp_path: Path, monke
         return original(images, texts)
 
     monkeypatch.setattr(module._reader, "training_inputs", listen)
-    data = Described(augment="none")
     make_trainer(tmp_path, 3).fit(module, datamodule=data)
     own = [(image, text) for image, text in seen if not text.startswith("the ")]
     assert 0.3 < len(own) / len(seen) < 0.7
