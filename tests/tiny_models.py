@@ -11,6 +11,9 @@ WORDS = [
     "a", "photo", "of", "the", "man", "woman", "boat", "dog", "cat", "tree", "house", "water", "grass", "sand", "red",
     "blue", "green", "big", "small", "on", "in", "under", "near", "climbing", "diving", "fishing", "racing", "throwing",
     "vaulting", "street", "river", "rock", "sky", "snow", "sun", "image", "shows", "holding",
+    # names of classes and bias attributes that configurations teach
+    "bricks", "circle", "cross", "heart", "lava", "moon", "ring", "square", "star", "triangle", "wood",
+    "headshot", "young", "old", "male", "female",
 ]  # fmt: skip
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : "
