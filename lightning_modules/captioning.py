@@ -1,6 +1,5 @@
 """A captioner that learns the domain of a data set."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,14 +9,13 @@ from torch import Tensor, nn
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import GenerativeModule, find_texts, pictures
-from .pretrained import check_source, find_source, load, load_model
+from .fine_tuned import FineTunedModule
+from .generative import find_texts, pictures
+from .pretrained import load, load_model
 from .reader import Reader, unknown_words
 
-KEY = "model"
 
-
-class CaptionModel(GenerativeModule):
+class CaptionModel(FineTunedModule):
     """Fine-tuning of an image-to-text model: LLaVA, BLIP, VisionEncoderDecoder and their kin.
 
     The texts are those that the data have (``data.text_column`` of a table), and for images without any sentences with
@@ -26,7 +24,8 @@ class CaptionModel(GenerativeModule):
     cross-entropy of a token.
     """
 
-    key: ClassVar[str] = KEY
+    key: ClassVar[str] = "model"
+    index: ClassVar[str] = "config.json"
     network_settings: ClassVar[tuple[str, ...]] = ("model", "new_words")
 
     def __init__(
@@ -64,20 +63,12 @@ class CaptionModel(GenerativeModule):
             ConfigError: there is no template.
         """
         if not templates:
-            raise ConfigError(f"{KEY}.templates is empty: give ['a photo of a {{class}}'], say.")
+            raise ConfigError(f"{self.key}.templates is empty: give ['a photo of a {{class}}'], say.")
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.network: nn.Module | None = None
 
     # Building
-
-    def check(self) -> None:
-        """Look whether the model is there.
-
-        Raises:
-            ConfigError: see :func:`check_source`.
-        """
-        check_source(self._source, "config.json")
 
     def check_fit(self, data: Any) -> None:
         """Refuse texts that the model cannot write.
@@ -95,13 +86,9 @@ class CaptionModel(GenerativeModule):
         if unknown := unknown_words(self._source, self.hparams["new_words"], texts):
             shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
             raise ConfigError(
-                f"{KEY}.new_words: {self.hparams['model']} cannot write these words of the texts: {shown}; name them "
-                f"here, or choose another {KEY}.model."
+                f"{self.key}.new_words: {self.hparams['model']} cannot write these words of the texts: {shown}; name "
+                f"them here, or choose another {self.key}.model."
             )
-
-    @cached_property
-    def _source(self) -> Any:
-        return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], f"{KEY}.model")
 
     def configure_model(self) -> None:
         """Load the model and its processor, once.

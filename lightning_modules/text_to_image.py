@@ -13,16 +13,16 @@ from torch.nn import functional as F  # noqa: N812
 
 from .classifier import Batch
 from .errors import ConfigError
-from .generative import GenerativeModule, find_texts, pictures
-from .pretrained import check_source, find_source, load_model
+from .fine_tuned import FineTunedModule
+from .generative import find_texts, pictures
+from .pretrained import load_model
 
-KEY = "diffusion"
 CAPTIONS = "captions.json"
 # where LoRA (Hu et al., arXiv 2106.09685) goes in a U-Net, as in the training scripts of diffusers
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 
 
-class TextToImage(GenerativeModule):
+class TextToImage(FineTunedModule):
     """Fine-tuning of a pipeline of the Stable Diffusion 1 and 2 kind: all of its U-Net, or LoRA beside it.
 
     The text encoder may learn with it, which words that it does not know need.
@@ -37,6 +37,7 @@ class TextToImage(GenerativeModule):
     add Lightning's ``EMAWeightAveraging`` to the callbacks of the Trainer.
     """
 
+    index: ClassVar[str] = "model_index.json"
     network_settings: ClassVar[tuple[str, ...]] = ("model", "revision", "lora_rank", "train_text_encoder")
 
     def __init__(
@@ -76,13 +77,13 @@ class TextToImage(GenerativeModule):
             ConfigError: a value lies outside its range.
         """
         if lora_rank is not None and lora_rank < 1:
-            raise ConfigError(f"{KEY}.lora_rank must be at least 1, but is {lora_rank}: set it to 8, or to null.")
+            raise ConfigError(f"{self.key}.lora_rank must be at least 1, but is {lora_rank}: set it to 8, or to null.")
         if lora_rank is not None and train_text_encoder:
             raise ConfigError(
-                f"{KEY}.train_text_encoder is for all weights, {KEY}.lora_rank for few: set one of them only."
+                f"{self.key}.train_text_encoder is for all weights, {self.key}.lora_rank for few: set one of them only."
             )
         if not 0 <= text_dropout < 1:
-            raise ConfigError(f"{KEY}.text_dropout must lie in [0, 1), but is {text_dropout}: set it to 0.1.")
+            raise ConfigError(f"{self.key}.text_dropout must lie in [0, 1), but is {text_dropout}: set it to 0.1.")
         super().__init__(optimizer, scheduler)
         self.save_hyperparameters(ignore=["optimizer", "scheduler"])
         self.strict_loading = False  # what is not trained is not saved
@@ -91,27 +92,15 @@ class TextToImage(GenerativeModule):
 
     # Building
 
-    def check(self) -> None:
-        """Look whether the pipeline is there.
-
-        Raises:
-            ConfigError: see :func:`check_source`.
-        """
-        check_source(self._source, "model_index.json")
-
     def check_fit(self, data: Any) -> None:
         """Refuse data that cannot be learnt.
 
         Raises:
-            ConfigError: see :class:`GenerativeModule`, or the images are synthetic.
+            ConfigError: see :class:`StagedModule`, or the images are synthetic.
         """
         super().check_fit(data)
         if data.source not in ("real", "mined"):
             raise ConfigError(f"stage of {type(self).__name__}: data must be real or mined, but is {data.source}.")
-
-    @cached_property
-    def _source(self) -> Any:
-        return find_source(self.hparams["model"], self.hparams["revision"], self.hparams["download"], f"{KEY}.model")
 
     def configure_model(self) -> None:
         """Load the pipeline, once.
@@ -138,8 +127,8 @@ class TextToImage(GenerativeModule):
         missing = [part for part in ("vae", "text_encoder", "tokenizer", "unet") if not hasattr(pipeline, part)]
         if missing or hasattr(pipeline, "text_encoder_2"):
             raise ConfigError(
-                f"{KEY}.model: {type(pipeline).__name__} is not of the kind of Stable Diffusion 1 or 2, which alone "
-                "can be fine-tuned: give another model."
+                f"{self.key}.model: {type(pipeline).__name__} is not of the kind of Stable Diffusion 1 or 2, which "
+                "alone can be fine-tuned: give another model."
             )
         for part in (pipeline.vae, pipeline.text_encoder, pipeline.unet):
             part.requires_grad_(False)
