@@ -112,13 +112,15 @@ class Reader:
         """
         self.tokenizer.padding_side = "right"
         end = self.tokenizer.eos_token or self.tokenizer.sep_token
+        # some tokenizers end every text by themselves
+        closed = self.tokenizer("a").input_ids[-1] == self.tokenizer.convert_tokens_to_ids(end)
         if not self.has_text_input:
-            ids = self.tokenizer([f"{text} {end}" for text in texts], padding=True, return_tensors="pt")
+            ended = texts if closed else [f"{text} {end}" for text in texts]
+            ids = self.tokenizer(list(ended), padding=True, return_tensors="pt")
             return {**self._images(images), "labels": _labels(ids.input_ids, ids.attention_mask)}
         prompt = self.text or ""
         special = self._special_tokens(prompt)
-        # tokenizers of the BERT kind end every text by themselves
-        closed = self.tokenizer("a").input_ids[-1] == self.tokenizer.convert_tokens_to_ids(end) and not special
+        closed = closed and not special
         whole = [" ".join(f"{prompt} {text}{'' if closed else f' {end}'}".split(" ")).strip() for text in texts]
         inputs = self.processor(images=list(images), text=whole, padding=True, return_tensors="pt", **special)
         labels = _labels(inputs.input_ids, inputs.attention_mask)

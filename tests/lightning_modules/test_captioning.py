@@ -95,6 +95,16 @@ def test_only_the_text_is_learnt(model: Path) -> None:
     assert loss.isfinite()
 
 
+def test_a_text_ends_once(model: Path) -> None:
+    for own, text in ((str(model), SENTENCE), ("assets/miniature/captioner", "a photo of a star")):  # it ends by itself
+        module = CaptionModel(own)
+        module.configure_model()
+        labels = module._reader.training_inputs([torch.zeros(3, 32, 32, dtype=torch.uint8)], [text])["labels"]
+        tokenizer = module._reader.tokenizer
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+        assert (labels == end).sum() == 1
+
+
 def test_texts_name_class_and_bias(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, int]] = []
     module = CaptionModel(str(model), templates=("a {class} on {bias}", "the {class}"))
