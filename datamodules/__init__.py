@@ -12,6 +12,7 @@ from datamodules.folder import Folder
 from datamodules.imagenet9 import ImageNet9
 from datamodules.miniature import Miniature
 from datamodules.samples import Entries, Samples
+from datamodules.splits import SplitDataModule
 from datamodules.spuco_animals import SpuCoAnimals
 from datamodules.table import Table
 from datamodules.urbancars import UrbanCars
@@ -32,6 +33,7 @@ __all__ = [
     "ImageNet9",
     "Miniature",
     "Samples",
+    "SplitDataModule",
     "SpuCoAnimals",
     "Table",
     "UTKFace",

@@ -1,29 +1,26 @@
-"""What all data modules share: splits, the batch contract, and the mixing of real and synthetic images."""
+"""What is trained on: real and synthetic images, how they are mixed, and how often each comes."""
 
 import logging
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
 import numpy as np
 import torch
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augment import Augment, Padding, Transform
-from datamodules.dataset import ArrayStore, Batch, FileStore, ImageDataset, Part
+from datamodules.dataset import Batch, ImageDataset, Part
 from datamodules.manifest import read_selection
-from datamodules.samples import Entries, Samples, Split, carve
+from datamodules.samples import Entries
 from datamodules.sampling import Mixing, TrainSampler, equal_weights, synthetic_per_batch
+from datamodules.splits import SplitDataModule
 from datamodules.synthetic import SyntheticSet, match_groups
 from lightning_modules.errors import ConfigError
-from lightning_modules.metrics import GroupTable
 
 log = logging.getLogger("diffubias")
 
@@ -31,29 +28,12 @@ Source = Literal["real", "mined", "synthetic", "both"]
 Balance = Literal["none", "class", "group"]
 
 
-def _as_it_is(batch: Any) -> Any:
-    """The collate function: the data set already returns whole batches."""
-    return batch
-
-
-class Loader(DataLoader[Batch]):
-    """A DataLoader whose workers' errors stay one line, as everywhere else."""
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yields the batches."""
-        try:
-            yield from super().__iter__()
-        except ConfigError as error:
-            # torch puts the worker's whole traceback into the message; its last line is "module.ConfigError: message"
-            raise ConfigError(str(error).strip().splitlines()[-1].split("ConfigError: ", 1)[-1]) from None
-
-
-class DebiasDataModule(L.LightningDataModule, ABC):
+class DebiasDataModule(SplitDataModule):
     """Base of every data module.
 
-    A subclass gives `class_names`, `load` and, where biases are known, `bias_names`. The rest is here. Bias attributes
-    are numbered so that **bias == label means bias-aligned** and any other known bias is a conflict; a set whose
-    attributes cannot be numbered so overrides `aligned_bias`.
+    A subclass gives `class_names`, `load` and, where biases are known, `bias_names`. The rest is here and in
+    `SplitDataModule`. Bias attributes are numbered so that **bias == label means bias-aligned** and any other known
+    bias is a conflict; a set whose attributes cannot be numbered so overrides `aligned_bias`.
 
     A batch is a dict: `image` float32 [B, 3, S, S] normalised; `label`, `bias` (-1 unknown) and `index` int64 [B];
     `synthetic` bool [B]. `index` is the position in the real training split (after validation was carved out of it),
@@ -63,34 +43,21 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     the same batches, and the order does not depend on the number of ranks.
 
     Args:
-        batch_size: Samples in a batch of one process.
-        num_workers: Loader processes; 0 is right for images in memory.
-        image_size: Side of the square input, in pixels; pictures are squeezed to it, as the field's code does.
-        seed: Seed of the data set: its splits and whatever of it is drawn. Order and augmentation of the training
-            images follow from `order_seed`.
-        val_fraction: Share of the training set that becomes the validation set (stratified by class) when the data set
-            has none of its own.
         augment: Random changes of training images, see `datamodules.augment.Transform`.
         crop_padding: What `crop_flip` pads with, black or the mirrored picture.
         crop_scale: Least and greatest share of the area that the box of `resized_crop_flip` has.
-        mean: Mean of each channel for the normalisation, range 0 to 1.
-        std: Standard deviation of each channel.
         mixing: How real and synthetic images come together, see `datamodules.sampling.TrainSampler`.
         synthetic_share: Share of synthetic images for the mixings `weighted` and `batch`; one half when not given.
         mined_repeat: Our extension, not in the paper: when a stage trains on `both`, the mined real images come this
             many extra times an epoch. With a synthesis that only mines, this is the control that belongs beside
             DiffuBias.
-        cache: Keep decoded pictures in memory, image_size * image_size * 3 bytes each, shared by the workers.
         balance: Draw the training images with replacement, so that all classes, or all groups (label, bias; real and
             synthetic ones apart), come equally often: the resampling baseline. `none` visits every image once an epoch.
-        watch_test: Evaluate the test set at every validation too, as `watched/...`, to tell the best test value that
-            papers report. Nothing is ever selected by it.
         synthetic_test: Share of the synthetic images of every group that no stage trains on; the test evaluates them
             apart, as `synthetic/...`.
+        **kwargs: Arguments of `SplitDataModule`.
 
     Attributes:
-        mean: Mean of each channel that was taken from the images of a batch.
-        std: Standard deviation that they were divided by.
         order_seed: Seed of the order and of the augmentation; None takes `seed`. The command line sets it to
             `seed_everything`, so that a sweep over seeds keeps the data as they are.
         source: What training reads; set for each stage of the chain.
@@ -102,40 +69,21 @@ class DebiasDataModule(L.LightningDataModule, ABC):
     def __init__(
         self,
         *,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        image_size: int = 224,
-        seed: int = 0,
-        val_fraction: float = 0.1,
         augment: Augment = "crop_flip",
         crop_padding: Padding = "black",
         crop_scale: tuple[float, float] = (0.08, 1.0),
-        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
-        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         mixing: Mixing = "concat",
         synthetic_share: float | None = None,
         mined_repeat: int = 0,
-        cache: bool = False,
         balance: Balance = "none",
-        watch_test: bool = False,
         synthetic_test: float = 0.0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("image_size", image_size, 8),
-            ("seed", seed, 0),
-            ("mined_repeat", mined_repeat, 0),
-        ):
-            if value < least:
-                raise ConfigError(f"data.{name}={value} is too small; give at least {least}")
+        super().__init__(**kwargs)
+        if mined_repeat < 0:
+            raise ConfigError(f"data.mined_repeat={mined_repeat} is too small; give at least 0")
         if not 0 <= synthetic_test < 1:
             raise ConfigError(f"data.synthetic_test={synthetic_test} must be at least 0 and below 1, such as 0.05")
-        if not 0 < val_fraction < 1:
-            raise ConfigError(f"data.val_fraction={val_fraction} must lie between 0 and 1")
-        if min(std) <= 0:
-            raise ConfigError(f"data.std={std} must be positive")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise ConfigError(f"data.crop_scale={crop_scale} must rise and lie between 0 and 1, such as [0.7, 1.0]")
         if synthetic_share is not None and mixing == "concat":
@@ -144,114 +92,30 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             raise ConfigError(f"data.synthetic_share={synthetic_share} must lie between 0 and 1")
         if balance != "none" and mixing != "concat":
             raise ConfigError(f"data.balance={balance} draws the images itself; leave data.mixing at concat")
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.image_size = image_size
-        self.seed = seed
-        self.val_fraction = val_fraction
         self.mixing: Mixing = mixing
         self.synthetic_share = 0.5 if synthetic_share is None else synthetic_share
         self.mined_repeat = mined_repeat
-        self.cache = cache
         self.balance: Balance = balance
-        self.watch_test = watch_test
         self.synthetic_test = synthetic_test
         self.order_seed: int | None = None
         if mixing == "batch":
-            synthetic_per_batch(batch_size, self.synthetic_share)
+            synthetic_per_batch(self.batch_size, self.synthetic_share)
         self.source: Source = "real"
         self.synthetic_dir: Path | None = None
-        self.mean = mean
-        self.std = std
         self.stage_augment: Augment | None = None
         self.stage_batch_size: int | None = None
-        self._random_transform = partial(Transform, mean, std, crop_padding=crop_padding, crop_scale=crop_scale)
+        self._random_transform = partial(
+            Transform, self.mean, self.std, crop_padding=crop_padding, crop_scale=crop_scale
+        )
         self._augment: Augment = augment
-        self._plain_transform = Transform(mean, std)
-        self._parts: dict[Split, Part] = {}
         self._repeated: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._balanced: NDArray[np.int64] | None = None
 
-    @property
-    @abstractmethod
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes; position is label."""
-
-    @property
-    def bias_names(self) -> tuple[str, ...]:
-        """Names of the bias attributes, () where they are not labelled; attribute i goes with class i."""
-        return ()
-
-    @property
-    def aligned_bias(self) -> tuple[int, ...]:
-        """The bias attribute that goes with each class; the class's own number unless a subclass says otherwise."""
-        return tuple(range(self.num_classes))
-
-    @abstractmethod
-    def load(self, split: Split) -> Samples | None:
-        """Reads one split; None for `val` when the data set has none, which is then carved out of `train`."""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def has_bias(self) -> bool:
-        """Whether bias attributes are labelled."""
-        return bool(self.bias_names)
-
     def setup(self, stage: str | None = None) -> None:
-        """Reads the splits that a trainer needs; what was read before is kept, what another fit asked for is not."""
+        """Reads the splits that a trainer needs; what another fit asked for is forgotten."""
         if stage == "fit":
             self._repeated, self._balanced = self._repeated[:0], None
-        splits: dict[str | None, tuple[Split, ...]] = {
-            "fit": ("train", "val", "test") if self.watch_test else ("train", "val"),
-            "validate": ("val",),
-            "test": ("test",),
-            "predict": ("test",),
-            None: ("train", "val", "test"),
-        }
-        for split in splits[stage]:
-            self._part(split)
-
-    def _part(self, split: Split) -> Part:
-        if split not in self._parts:
-            if split == "test":
-                self._keep("test", self.load("test"))
-            else:
-                train, val = self.load("train"), self.load("val")
-                if train is not None and val is None:
-                    inside, held_out = carve(train.labels, self.val_fraction, self.seed)
-                    train, val = train.select(inside), train.select(held_out)
-                self._keep("train", train)
-                self._keep("val", val)
-        return self._parts[split]
-
-    def _keep(self, split: Split, samples: Samples | None) -> None:
-        if samples is None or not len(samples):
-            raise ConfigError(f"the {split} split of {type(self).__name__} has no sample; check the data settings")
-        if split == "train":
-            counts = np.bincount(samples.labels, minlength=self.num_classes)
-            empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
-            if empty:
-                raise ConfigError(
-                    f"class {', '.join(map(repr, empty))} of {type(self).__name__} has no training sample; add images "
-                    "or enlarge the training split"
-                )
-        if isinstance(samples.images, np.ndarray):
-            store: ArrayStore | FileStore = ArrayStore(samples.images, self.image_size)
-        else:
-            store = FileStore(samples.images, self.image_size, self.cache)
-        self._parts[split] = Part(store, samples.labels, samples.biases, texts=samples.texts)
-
-    def train_labels(self) -> Tensor:
-        """Returns the classes of the real training split, int64 [N]."""
-        return torch.from_numpy(self._part("train").labels.copy())
-
-    def train_biases(self) -> Tensor:
-        """Returns the bias attributes of the real training split, int64 [N], -1 where unknown."""
-        return torch.from_numpy(self._part("train").biases.copy())
+        super().setup(stage)
 
     def train_table(self) -> Entries:
         """Returns the classes and bias attributes of everything that the present stage trains on."""
@@ -282,38 +146,6 @@ class DebiasDataModule(L.LightningDataModule, ABC):
             groups: A number for the group of each entry of `train_table`, int64 [N].
         """
         self._balanced = groups.cpu().numpy()
-
-    def group_scores(self, table: GroupTable) -> dict[str, Tensor]:
-        """Further values of an evaluated split, by its group counts.
-
-        Args:
-            table: Counts of the groups; without bias labels a group is a class.
-
-        Returns:
-            `adjusted`, the accuracies of the groups weighted by their shares of the training set (the average of the
-            GroupDRO papers, arXiv 1911.08731), where the training set has bias labels and was read; in [0, 1].
-        """
-        if not self.has_bias or "train" not in self._parts:  # a test alone does not read the training set for this
-            return {}
-        labels, biases = self.train_labels(), self.train_biases()
-        width = int(table.bias.max()) + 1
-        known = (biases >= 0) & (biases < width)
-        shares = torch.bincount(labels[known] * width + biases[known], minlength=len(table.count)).float()
-        shares = shares * (table.count > 0)
-        if shares.sum() == 0:
-            return {}
-        return {"adjusted": (table.accuracy.nan_to_num() * shares).sum() / shares.sum()}
-
-    def source_image(self, index: int) -> Image.Image:
-        """Reads one picture of the real training split as it is, neither resized nor augmented.
-
-        Args:
-            index: Position in the training split, the `index` of a batch.
-
-        Returns:
-            The picture in mode RGB.
-        """
-        return self._part("train").images.original(index)
 
     @property
     def _synthetic(self) -> SyntheticSet | None:
@@ -405,25 +237,6 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         kwargs = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
         return (0, 1) if kwargs is None else (int(kwargs["rank"]), int(kwargs["num_replicas"]))
 
-    def _loader(
-        self, dataset: ImageDataset, batch_size: int | None = None, sampler: Sequence[int] | TrainSampler | None = None
-    ) -> DataLoader[Batch]:
-        options: dict[str, Any] = {} if sampler is None else {"sampler": sampler}
-        return Loader(
-            dataset,
-            batch_size=batch_size or self.batch_size,
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            **options,
-        )
-
-    def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Returns the validation batches, and with `watch_test` those of the test set as a second loader."""
-        validation = self._loader(ImageDataset([self._part("val")], self._plain_transform))
-        return [validation, self.predict_dataloader()] if self.watch_test else validation
-
     def test_dataloader(self) -> EVAL_DATALOADERS:
         """Returns the test batches, which are real; with `synthetic_test` those of synthetic images as a second loader.
 
@@ -433,10 +246,6 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         if not self.synthetic_test or synthetic is None or not synthetic.is_finished:
             return real
         return [real, self._loader(ImageDataset([synthetic.split()[1]], self._plain_transform))]
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """Returns the batches of the real test set."""
-        return self._loader(ImageDataset([self._part("test")], self._plain_transform))
 
     @property
     def has_synthetic(self) -> bool:
@@ -461,24 +270,6 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         )
         return real, synthetic
 
-    def split_labels(self, split: Split) -> tuple[Tensor, Tensor]:
-        """Returns the class of every image of a real split and its bias attribute, -1 where unknown, int64 [N] each."""
-        part = self._part(split)
-        return torch.from_numpy(part.labels.copy()), torch.from_numpy(part.biases.copy())
-
-    def split_texts(self, split: Split) -> Sequence[Sequence[str]] | None:
-        """Returns the texts that describe each picture of a real split; None where the data have none."""
-        return self._part(split).texts
-
-    def chosen_dataloader(self, split: Split, rows: Sequence[int]) -> DataLoader[Batch]:
-        """Returns some images of a real split, as they are evaluated.
-
-        Args:
-            split: Which split.
-            rows: Positions in it, in the order in which the images come.
-        """
-        return self._loader(ImageDataset([self._part(split)], self._plain_transform), sampler=rows)
-
     def chosen_synthetic_dataloader(self, rows: Sequence[int]) -> DataLoader[Batch]:
         """Returns some synthetic images, as they are evaluated.
 
@@ -487,18 +278,3 @@ class DebiasDataModule(L.LightningDataModule, ABC):
         """
         assert self._synthetic is not None
         return self._loader(ImageDataset([self._synthetic.chosen(rows)], self._plain_transform))
-
-    def mining_dataloader(self, rank: int, world_size: int, batch_size: int | None = None) -> DataLoader[Batch]:
-        """Returns one rank's share of the whole real training split, as it is evaluated.
-
-        Args:
-            rank: This process.
-            world_size: Number of processes.
-            batch_size: Samples in a batch; that of training when not given.
-
-        Returns:
-            The images rank, rank + world_size, ... in this order, without augmentation and without padding.
-        """
-        part = self._part("train")
-        share = range(rank, len(part), world_size)
-        return self._loader(ImageDataset([part], self._plain_transform), batch_size, share)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from datamodules import BAR, Batch, DebiasDataModule, Miniature, Samples
 from datamodules.base import Source
 from datamodules.images import Container, ImageFiles
-from datamodules.samples import Entries, Split, carve
-from lightning_modules import GroupTable
+from datamodules.samples import Entries, Split
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.datamodules.toy import NAMES, Pictures, Unlabelled
 from tests.ddp import run_ddp
 from tests.generators import picture, write_bar_official, write_selection, write_synthetic
@@ -50,70 +50,11 @@ def trainer(root: Path, **options: Any) -> L.Trainer:
     return L.Trainer(**{**quiet, "devices": 1, "default_root_dir": root, "num_sanity_val_steps": 0, **options})
 
 
-def indices(loader: Any) -> list[int]:
-    return [index for batch in loader for index in batch["index"].tolist()]
-
-
 def make_both(tmp_path: Path, labels: tuple[int, ...] = (0, 1, 2, 2), **kwargs: Any) -> Pictures:
     module = Pictures(**kwargs)
     module.synthetic_dir = write_synthetic(tmp_path / "synthetic", labels, NAMES, 20)
     module.source = "both"
     return module
-
-
-def test_carve_is_stratified_seeded_and_leaves_something_of_everything() -> None:
-    labels = np.repeat([0, 1, 2, 3], [100, 30, 2, 1])
-    kept, held_out = carve(labels, 0.1, seed=3)
-    assert sorted([*kept, *held_out]) == list(range(133))
-    assert np.bincount(labels[held_out], minlength=4).tolist() == [10, 3, 1, 0]
-    assert (carve(labels, 0.1, seed=3)[1] == held_out).all()
-    assert (carve(labels, 0.1, seed=4)[1] != held_out).any()
-
-
-def test_split_sizes_and_properties() -> None:
-    module = Pictures()
-    module.setup("fit")
-    module.setup("fit")
-    module.setup(None)
-    assert sorted(module.loads) == ["test", "train", "val"]
-    assert module.num_classes == 3
-    assert module.has_bias
-    assert torch.bincount(module.train_labels()).tolist() == [18, 9, 7]
-    assert module.train_biases().shape == (34,)
-    assert len(indices(module.val_dataloader())) == 4
-    assert indices(module.test_dataloader()) == list(range(12))
-
-
-def test_own_validation_set_is_used() -> None:
-    module = Pictures(with_val=True)
-    assert len(module.train_labels()) == 38
-    assert indices(module.val_dataloader()) == list(range(12))
-
-
-def test_index_is_the_position_in_the_split() -> None:
-    module = Pictures(augment="none")
-    labels, biases = module.train_labels(), module.train_biases()
-    for batch in module.train_dataloader():
-        assert batch["label"].tolist() == labels[batch["index"]].tolist()
-        assert batch["bias"].tolist() == biases[batch["index"]].tolist()
-        for image, index in zip(batch["image"], batch["index"].tolist(), strict=True):
-            expected = torch.from_numpy(np.asarray(module.source_image(index)).copy()).permute(2, 0, 1) / 127.5 - 1
-            torch.testing.assert_close(image, expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 5])
-def test_mining_visits_the_training_split_once_without_augmentation(world_size: int) -> None:
-    module = Pictures()
-    seen: list[int] = []
-    for rank in range(world_size):
-        loader = module.mining_dataloader(rank, world_size, batch_size=4)
-        share = indices(loader)
-        assert share == list(range(rank, 34, world_size))
-        seen += share
-        for batch in loader:
-            first = np.asarray(module.source_image(int(batch["index"][0])))
-            assert abs(float(batch["image"][0].mean()) - (first.mean() / 127.5 - 1)) < 1e-4
-    assert sorted(seen) == list(range(34))
 
 
 def test_synthetic_images_join_the_training_set_only(tmp_path: Path) -> None:
@@ -151,7 +92,7 @@ def test_the_manifest_is_read_when_training_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no manifest"):
         module.train_dataloader()
     write_synthetic(tmp_path, [1, 1], NAMES)
-    assert len(indices(module.train_dataloader())) == 36
+    assert len(everything(module.train_dataloader(), "index").tolist()) == 36
 
 
 def test_wrong_manifests_are_refused(tmp_path: Path) -> None:
@@ -180,7 +121,7 @@ def test_mined_images_are_repeated_beside_synthetic_ones(tmp_path: Path) -> None
     assert int(synthetic.sum()) == 4
     assert counts.tolist() == [4 if index in (4, 30) else 1 for index in range(34)]
     module.source = "real"
-    assert sorted(indices(module.train_dataloader())) == list(range(34))
+    assert sorted(everything(module.train_dataloader(), "index").tolist()) == list(range(34))
 
 
 def test_repeating_alone_is_the_control(tmp_path: Path) -> None:
@@ -189,7 +130,7 @@ def test_repeating_alone_is_the_control(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the mined images are needed"):
         module.train_dataloader()
     write_selection(tmp_path, [0])
-    counts = torch.bincount(torch.tensor(indices(module.train_dataloader())))
+    counts = torch.bincount(torch.tensor(everything(module.train_dataloader(), "index").tolist()))
     assert counts.tolist() == [3] + [1] * 33
     # a synthesis that was begun and has no manifest is not taken for the control
     (tmp_path / "images").mkdir()
@@ -231,7 +172,7 @@ def test_repeated_entries_are_those_of_one_fit(tmp_path: Path) -> None:
     module.repeat_entries(torch.tensor([4, 5]), 3)
     assert counted(module) == [1] * 4 + [4, 3] + [1] * 28
     module.source = "synthetic"
-    assert sorted(indices(module.train_dataloader())) == [0, 1, 2, 3]
+    assert sorted(everything(module.train_dataloader(), "index").tolist()) == [0, 1, 2, 3]
     # Testing between the fits changes nothing; the next fit starts anew.
     module.source = "real"
     module.setup("test")
@@ -280,8 +221,10 @@ def test_balanced_classes_come_equally_often(tmp_path: Path) -> None:
     shares = shares_drawn(module, ("label",))
     assert shares == pytest.approx(dict.fromkeys([(0,), (1,), (2,)], 1 / 3), abs=0.03)
     # Within its class every entry is as likely: the one that was repeated fills most of class 0.
-    assert np.mean(np.array(indices(module.train_dataloader())) == 0) == pytest.approx(50 / 68 / 3, abs=0.1)
-    assert len(indices(module.train_dataloader())) == 34 + 49 + 4
+    assert np.mean(np.array(everything(module.train_dataloader(), "index").tolist()) == 0) == pytest.approx(
+        50 / 68 / 3, abs=0.1
+    )
+    assert len(everything(module.train_dataloader(), "index").tolist()) == 34 + 49 + 4
 
 
 def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
@@ -292,7 +235,7 @@ def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
     assert shares == pytest.approx(dict.fromkeys(groups, 1 / 9), abs=0.03)
     for source, count in (("real", 34), ("synthetic", 4)):
         module.source = source  # type: ignore[assignment]
-        assert len(indices(module.train_dataloader())) == count
+        assert len(everything(module.train_dataloader(), "index").tolist()) == count
 
 
 def test_synthetic_images_of_a_group_are_a_group_apart(tmp_path: Path) -> None:
@@ -310,19 +253,7 @@ def test_synthetic_images_of_a_group_are_a_group_apart(tmp_path: Path) -> None:
 def test_groups_without_bias_labels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.balance=group needs bias labels and Unlabelled has none; set"):
         Unlabelled(balance="group").train_dataloader()
-    assert len(indices(Unlabelled(balance="class").train_dataloader())) == 34
-
-
-def test_the_watched_test_set_is_the_second_validation_loader() -> None:
-    module = Pictures(watch_test=True)
-    module.setup("fit")
-    assert sorted(module.loads) == ["test", "train", "val"]
-    validation, test = module.val_dataloader()
-    assert len(indices(validation)) == 4
-    assert indices(test) == list(range(12))
-    plain = Pictures()
-    plain.setup("fit")
-    assert sorted(plain.loads) == ["train", "val"]
+    assert len(everything(Unlabelled(balance="class").train_dataloader(), "index").tolist()) == 34
 
 
 def test_the_order_has_a_seed_of_its_own() -> None:
@@ -333,7 +264,7 @@ def test_the_order_has_a_seed_of_its_own() -> None:
         loader = module.train_dataloader()
         data = torch.cat([batch["image"] for batch in module.mining_dataloader(0, 1)])
         images = torch.cat([batch["image"] for batch in loader])
-        streams.append((data, indices(loader), images))
+        streams.append((data, everything(loader, "index").tolist(), images))
     same, default, other, both = streams
     assert torch.equal(same[2], default[2])
     # Another order and augmentation of the same data.
@@ -343,41 +274,6 @@ def test_the_order_has_a_seed_of_its_own() -> None:
     # The same order of other data.
     assert other[1] == both[1]
     assert not torch.equal(other[0], both[0])
-
-
-def table_of(count: list[int], correct: list[int], biases: int) -> GroupTable:
-    """Counts of groups in the order of label and bias; without biases of classes."""
-    numbers = torch.arange(len(count))
-    known = biases > 0
-    label, bias = (numbers // biases, numbers % biases) if known else (numbers, torch.full_like(numbers, -1))
-    return GroupTable(label, bias, torch.tensor(count), torch.tensor(correct))
-
-
-def test_adjusted_accuracy_weighs_groups_by_their_training_shares() -> None:
-    module = Pictures(with_val=True)
-    labels, biases = module.train_labels().tolist(), module.train_biases().tolist()
-    size = Counter(zip(labels, biases, strict=True))
-    assert size == {(0, 0): 16, (0, 1): 4, (1, 1): 8, (1, 2): 2, (2, 2): 7, (2, 0): 1}
-    table = table_of([4, 4, 0, 5, 2, 2, 10, 3, 1], [1, 2, 0, 5, 1, 0, 3, 3, 1], 3)
-    scores = module.group_scores(table)
-    expected = (16 * 1 / 4 + 4 * 2 / 4 + 8 * 1 / 2 + 2 * 0 + 1 * 3 / 10 + 7 * 1) / 38
-    assert scores.keys() == {"adjusted"}
-    assert scores["adjusted"].item() == pytest.approx(expected)
-    # A training group that the evaluated set lacks leaves its share to the others.
-    lacking = table_of([0, 4, 0, 5, 2, 2, 10, 3, 1], [0, 2, 0, 5, 1, 0, 3, 3, 1], 3)
-    assert module.group_scores(lacking)["adjusted"].item() == pytest.approx((expected * 38 - 4) / 22)
-
-
-def test_without_bias_labels_nothing_is_adjusted() -> None:
-    module = Unlabelled()
-    assert module.group_scores(table_of([4, 4, 4], [1, 2, 3], 0)) == {}
-    assert module.loads == []
-    # The labels of the test set alone may be missing.
-    assert Pictures().group_scores(table_of([4, 4, 4], [1, 2, 3], 0)) == {}
-
-
-def test_the_attribute_that_goes_with_a_class_has_its_number() -> None:
-    assert Pictures().aligned_bias == (0, 1, 2)
 
 
 def test_fixed_share_a_batch(tmp_path: Path) -> None:
@@ -410,21 +306,6 @@ def test_fixed_share_a_batch(tmp_path: Path) -> None:
 def test_wrong_settings_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Pictures(**options)
-
-
-def test_a_class_without_samples_is_named() -> None:
-    with pytest.raises(ConfigError, match="class 'b' of Pictures has no training sample"):
-        Pictures((5, 0, 5)).setup("fit")
-
-
-class Empty(Pictures):
-    def load(self, split: Split) -> Samples | None:
-        return None
-
-
-def test_an_empty_split_is_named() -> None:
-    with pytest.raises(ConfigError, match="train split of Empty has no sample"):
-        Empty().setup("fit")
 
 
 class Files(Pictures):
