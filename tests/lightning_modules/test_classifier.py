@@ -5,14 +5,13 @@ import lightning as L  # noqa: N812
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningCLI, ReduceLROnPlateau
 from torch import Tensor
 
-from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule, GroupTable, TrainingError
+from lightning_modules import Classifier, ConfigError, GroupTable, TrainingError
 from tests.datamodules.toy import Pictures, Unlabelled
 from tests.ddp import run_ddp
 from tests.fitting import as_launched, make_trainer
-from tests.lightning_modules.toy import SIZE, ToyData
+from tests.lightning_modules.toy import MLP, SIZE, ToyData, fitted
 
 KEYS = {"accuracy", "worst_class", "aligned", "conflict", "worst_group", "balanced"}
 
@@ -20,13 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
     pytest.mark.filterwarnings("ignore:.*number of training batches"),
 ]
-
-
-def fitted(folder: Path, model: Classifier, epochs: int = 1, **options: Any) -> L.Trainer:
-    L.seed_everything(0, verbose=False)
-    trainer = make_trainer(folder, epochs, **options)
-    trainer.fit(model, datamodule=ToyData())
-    return trainer
 
 
 def test_fit_and_test_in_bf16_learn_and_log(tmp_path: Path) -> None:
@@ -93,146 +85,6 @@ def test_features_are_what_the_head_sees(backbone: str, width: int) -> None:
     if backbone == "smallresnet":
         assert model.network is not None
         torch.testing.assert_close(model.network.get_submodule("head")(features), model(image))
-
-
-def test_checkpoint_holds_plain_values_and_loads(tmp_path: Path) -> None:
-    model = BiasedModule(backbone="smallresnet", q=0.6, optimizer=torch.optim.AdamW)
-    model.stage_name = "biased"
-    trainer = fitted(tmp_path, model)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    content = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert content["diffubias_stage"] == "biased"
-    assert content["hyper_parameters"] == {
-        "num_classes": 3,
-        "backbone": "smallresnet",
-        "weights": None,
-        "small_images": False,
-        "backbone_args": None,
-        "lr": 1e-3,
-        "scheduler_interval": "epoch",
-        "select_by": "accuracy",
-        "head_only": False,
-        "freeze_bn": False,
-        "q": 0.6,
-        "weighted_gce": False,
-    }
-    loaded = BiasedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    image = torch.randn(2, 3, SIZE, SIZE)
-    assert loaded.hparams["q"] == 0.6
-    torch.testing.assert_close(loaded.eval()(image), model.eval()(image))
-
-
-def test_checkpoint_of_another_stage_is_refused(tmp_path: Path) -> None:
-    model = BiasedModule(backbone="smallresnet")
-    model.stage_name = "biased"
-    fitted(tmp_path, model).save_checkpoint(tmp_path / "a.ckpt")
-    other = DebiasedModule(backbone="smallresnet")
-    other.stage_name = "debiased"
-    with pytest.raises(ConfigError, match=r"stage 'biased', not to 'debiased'"):
-        make_trainer(tmp_path).test(other, datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt")
-    other.stage_name = ""
-    make_trainer(tmp_path).test(other, datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt", verbose=False)
-
-
-def test_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    fitted(tmp_path, Classifier(backbone="smallresnet")).save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(ConfigError, match=r"model\.backbone smallresnet.*this run resnet18"):
-        make_trainer(tmp_path).test(
-            Classifier(backbone="resnet18"), datamodule=ToyData(), ckpt_path=tmp_path / "a.ckpt"
-        )
-
-
-def test_checkpoint_with_other_arguments_of_the_backbone_is_refused(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, limit_train_batches=1)
-    trainer.fit(Classifier(**MLP), datamodule=Pictures())
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    other = Classifier(**{**MLP, "backbone_args": {"hidden": [9], "image_size": 16}})
-    with pytest.raises(ConfigError, match=r"model\.backbone_args \{'hidden': \[8\].*this run \{'hidden': \[9\]"):
-        make_trainer(tmp_path).test(other, datamodule=Pictures(), ckpt_path=tmp_path / "a.ckpt")
-    again = Classifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    assert again(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
-
-
-def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nowhere"))
-    model = Classifier(num_classes=3, backbone="mobilenet_v3_small", weights="checkpoint:DEFAULT")
-    model.hparams["weights"] = "DEFAULT"
-    checkpoint: dict[str, Any] = {}
-    model.on_save_checkpoint(checkpoint)
-    again = Classifier(**checkpoint["hyper_parameters"])
-    again.configure_model()
-    again.on_save_checkpoint(checkpoint)
-    assert checkpoint["hyper_parameters"]["weights"] == "checkpoint:DEFAULT"
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_classes_come_from_the_checkpoint_if_nothing_else_says() -> None:
-    checkpoint: dict[str, Any] = {}
-    Classifier(num_classes=3, backbone="smallresnet").on_save_checkpoint(checkpoint)
-    model = Classifier(backbone="smallresnet")
-    model.on_load_checkpoint(checkpoint)
-    assert model(torch.randn(2, 3, SIZE, SIZE)).shape == (2, 3)
-
-
-def test_classes_known_nowhere_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"model\.num_classes"):
-        Classifier().configure_model()
-
-
-def sgd_with_its_own_rate(parameters: Any, lr: float = 5.0) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-
-
-def test_lr_wins() -> None:
-    model = Classifier(num_classes=3, backbone="smallresnet", lr=0.25, optimizer=sgd_with_its_own_rate)
-    model.configure_model()
-    optimizer = model.configure_optimizers()
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert optimizer.param_groups[0]["lr"] == 0.25
-
-
-def test_wrong_lr_is_a_clear_error() -> None:
-    model = Classifier(num_classes=3, backbone="smallresnet", lr=-1.0)
-    model.configure_model()
-    with pytest.raises(ConfigError, match=r"model\.lr"):
-        model.configure_optimizers()
-
-
-def halve_on_plateau(optimizer: torch.optim.Optimizer) -> ReduceLROnPlateau:
-    return ReduceLROnPlateau(optimizer, monitor="train/loss")
-
-
-def cosine(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
-
-
-def test_schedulers(tmp_path: Path) -> None:
-    fitted(tmp_path / "plateau", Classifier(backbone="smallresnet", scheduler=halve_on_plateau))
-    trainer = fitted(tmp_path, Classifier(backbone="smallresnet", scheduler=cosine))
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5e-3)
-
-
-def test_plateau_of_torch_watches_what_falls(tmp_path: Path) -> None:
-    def plateau(optimizer: torch.optim.Optimizer) -> Any:
-        return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.1)
-
-    module = Classifier(backbone="smallresnet", scheduler=plateau)
-    trainer = fitted(tmp_path, module)
-    assert trainer.lr_scheduler_configs[0].monitor == "train/loss"
-
-
-@pytest.mark.parametrize(("steps", "rate"), [(1, 0.5e-3), (2, 0.0)])
-def test_scheduler_that_counts_steps(tmp_path: Path, steps: int, rate: float) -> None:
-    model = Classifier(backbone="smallresnet", scheduler=cosine, scheduler_interval="step")
-    trainer = fitted(tmp_path, model, limit_train_batches=steps)
-    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(rate)
-
-
-MLP: dict[str, Any] = {
-    "num_classes": 3,
-    "backbone": "mlp",
-    "backbone_args": {"hidden": [8], "image_size": 16, "divide_by_255": False},
-}
 
 
 class OneClass(Classifier):
@@ -358,73 +210,6 @@ def test_loss_that_is_no_number_stops_without_validation_too(tmp_path: Path) -> 
     trainer = make_trainer(tmp_path, 2, limit_val_batches=0)
     with pytest.raises(TrainingError, match="epoch 0"):
         trainer.fit(Classifier(backbone="smallresnet"), datamodule=ToyData(broken=True))
-
-
-CLI_FLAGS = [
-    "--model.lr=0.02",
-    "--model.optimizer",
-    "AdamW",
-    "--model.optimizer.weight_decay",
-    "1e-2",
-    "--model.scheduler",
-    "CosineAnnealingLR",
-    "--model.scheduler.T_max",
-    "10",
-    "--trainer.logger=false",
-]
-
-
-@pytest.mark.parametrize("module", [Classifier, BiasedModule, DebiasedModule])
-def test_command_line_reaches_optimizer_and_scheduler(
-    module: type[Classifier], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    cli = LightningCLI(
-        module,
-        ToyData,
-        run=False,
-        args=[*CLI_FLAGS, "--model.backbone=smallresnet", "--trainer.accelerator=cpu"],
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-    )
-    model = cli.model
-    model.trainer = cli.trainer
-    cli.trainer.datamodule = cli.datamodule  # type: ignore[attr-defined]
-    model.configure_model()
-    settings: Any = model.configure_optimizers()
-    assert type(settings["optimizer"]) is torch.optim.AdamW
-    assert settings["optimizer"].param_groups[0]["weight_decay"] == 1e-2
-    assert settings["optimizer"].param_groups[0]["initial_lr"] == 0.02
-    assert settings["lr_scheduler"]["scheduler"].T_max == 10
-
-
-@pytest.mark.parametrize("support", [False, True])
-def test_checkpoint_made_through_the_command_line_loads(
-    tmp_path: Path, support: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["train.py"])
-    cli = LightningCLI(
-        BiasedModule,
-        ToyData,
-        run=False,
-        args=[
-            *CLI_FLAGS,
-            "--model.backbone=smallresnet",
-            "--model.q=0.5",
-            "--trainer.accelerator=cpu",
-            "--trainer.fast_dev_run=true",
-            "--trainer.enable_progress_bar=false",
-        ],
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-        load_from_checkpoint_support=support,
-    )
-    cli.trainer.fit(cli.model, cli.datamodule)
-    cli.trainer.save_checkpoint(tmp_path / "a.ckpt")
-    torch.load(tmp_path / "a.ckpt", weights_only=True)
-    loaded = BiasedModule.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    assert loaded.hparams["q"] == 0.5
-    assert loaded.num_classes == 3
 
 
 def run_test(rank: int, world_size: int, folder: Path, checkpoint: Path) -> dict[str, float]:

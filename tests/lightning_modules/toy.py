@@ -1,11 +1,34 @@
 """A tiny data module: the class shows in the brightness of a patch, the bias in the colour of the ground."""
 
+from pathlib import Path
+from typing import Any
+
 import lightning as L  # noqa: N812
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_modules import Classifier
+from tests.fitting import make_trainer
+
 SIZE = 16
+MLP: dict[str, Any] = {
+    "num_classes": 3,
+    "backbone": "mlp",
+    "backbone_args": {"hidden": [8], "image_size": 16, "divide_by_255": False},
+}
+CLI_FLAGS = [
+    "--model.lr=0.02",
+    "--model.optimizer",
+    "AdamW",
+    "--model.optimizer.weight_decay",
+    "1e-2",
+    "--model.scheduler",
+    "CosineAnnealingLR",
+    "--model.scheduler.T_max",
+    "10",
+    "--trainer.logger=false",
+]
 
 
 def make_sample(index: int, classes: int, conflict_every: int, known: bool) -> dict[str, Tensor]:
@@ -57,3 +80,10 @@ class ToyData(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(self.test, batch_size=8)
+
+
+def fitted(folder: Path, model: Classifier, epochs: int = 1, **options: Any) -> L.Trainer:
+    L.seed_everything(0, verbose=False)
+    trainer = make_trainer(folder, epochs, **options)
+    trainer.fit(model, datamodule=ToyData())
+    return trainer
