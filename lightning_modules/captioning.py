@@ -1,5 +1,7 @@
 """A captioner that learns the domain of a data set."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +16,9 @@ from .generative import find_texts, pictures
 from .pretrained import load, load_model
 from .reader import Reader, unknown_words
 
+_log = logging.getLogger("diffubias")
+FEW = 0.01  # share of texts whose unknown words are no reason to stop
+
 
 class CaptionModel(FineTunedModule):
     """Fine-tuning of an image-to-text model: LLaVA, BLIP, VisionEncoderDecoder and their kin.
@@ -26,7 +31,7 @@ class CaptionModel(FineTunedModule):
 
     key: ClassVar[str] = "model"
     index: ClassVar[str] = "config.json"
-    network_settings: ClassVar[tuple[str, ...]] = ("model", "new_words")
+    network_settings: ClassVar[tuple[str, ...]] = ("model", "revision", "new_words")
 
     def __init__(
         self,
@@ -71,24 +76,23 @@ class CaptionModel(FineTunedModule):
     # Building
 
     def check_fit(self, data: Any) -> None:
-        """Refuse texts that the model cannot write.
+        """Refuse texts that the model cannot write, or warn of few.
 
         Raises:
-            ConfigError: see :class:`StagedModule`, or the tokenizer lacks words.
+            ConfigError: see :class:`StagedModule`, or the tokenizer lacks words of more than one text in a hundred.
         """
         super().check_fit(data)
-        texts = {
-            text
-            for split in ("train", "val")
-            for own in find_texts(data, split, self.hparams["templates"])
-            for text in own
-        }
-        if unknown := unknown_words(self._source, self.hparams["new_words"], texts):
-            shown = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
-            raise ConfigError(
-                f"{self.key}.new_words: {self.hparams['model']} cannot write these words of the texts: {shown}; name "
-                f"them here, or choose another {self.key}.model."
-            )
+        splits = [find_texts(data, split, self.hparams["templates"]) for split in ("train", "val")]
+        texts = {text for split in splits for own in split for text in own}
+        unknown, affected = unknown_words(self._source, self.hparams["new_words"], texts)
+        if not affected:
+            return
+        _log.info("words that %s cannot write: %s", self.hparams["model"], json.dumps(unknown, ensure_ascii=False))
+        named = ", ".join(unknown[:10]) + (f" and {len(unknown) - 10} more, see above" if len(unknown) > 10 else "")
+        message = f"{self.key}.new_words: {self.hparams['model']} cannot write these words of the texts: {named}"
+        if affected > FEW * len(texts):
+            raise ConfigError(f"{message}; name them here, or choose another {self.key}.model.")
+        _log.warning("%s (%d of %d texts).", message, affected, len(texts))
 
     def configure_model(self) -> None:
         """Load the model and its processor, once.

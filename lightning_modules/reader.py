@@ -1,6 +1,7 @@
 """What stands between an image-to-text model of transformers and pictures and texts: its processor, or its parts."""
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class Reader:
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        # BLIP begins to write after a token of its own, which its tokenizer does not put there
+        self._start = network.config.text_config.bos_token_id if network.config.model_type == "blip" else None
         self.has_text_input = self.processor is not None and not network.config.is_encoder_decoder
         if prompt is not None and not self.has_text_input:
             raise ConfigError(f"{source.beside('prompt')}: {source.location} takes no text: set the prompt to null")
@@ -124,6 +127,8 @@ class Reader:
         whole = [" ".join(f"{prompt} {text}{'' if closed else f' {end}'}".split(" ")).strip() for text in texts]
         inputs = self.processor(images=list(images), text=whole, padding=True, return_tensors="pt", **special)
         labels = _labels(inputs.input_ids, inputs.attention_mask)
+        if self._start is not None:
+            inputs["input_ids"][:, 0] = self._start
         if prompt:
             first = self.processor(images=list(images)[:1], text=[prompt], return_tensors="pt", **special)
             labels[:, : first.input_ids.shape[1] - (1 if closed else 0)] = -100
@@ -133,13 +138,16 @@ class Reader:
         """Let tokenizer and model know further words, whose meaning is to be learnt.
 
         Args:
-            words: what the tokenizer cannot write; words that it has are passed over.
-            network: the model; its vocabulary grows if it has no room left.
+            words: what the tokenizer cannot write; words that it can write are passed over.
+            network: the model; its vocabulary grows.
         """
-        add_words(self.tokenizer, words)
         # models of two parts cannot grow as a whole
         writer = getattr(network, "text_decoder", None) or getattr(network, "decoder", None) or network
-        if len(self.tokenizer) > writer.get_input_embeddings().num_embeddings:
+        rows = writer.get_input_embeddings().num_embeddings
+        # tokens that only the model knows, such as the one that BLIP begins with, keep their numbers
+        unused = [f"<unused {number}>" for number in range(len(self.tokenizer), rows)]
+        self.tokenizer.add_tokens(unused, special_tokens=True)
+        if add_words(self.tokenizer, words):
             writer.resize_token_embeddings(len(self.tokenizer))
 
     def save(self, folder: Path) -> None:
@@ -154,14 +162,16 @@ class Reader:
         return [" ".join(text.split()) for text in texts]
 
 
-def add_words(tokenizer: Any, words: Sequence[str]) -> None:
-    """Let a tokenizer know further words, each as a whole: ``male`` is no part of ``female``."""
+def add_words(tokenizer: Any, words: Iterable[str]) -> int:
+    """Let a tokenizer know those of some words that it cannot write, and return how many these are."""
     from transformers import AddedToken
 
-    tokenizer.add_tokens([AddedToken(word, single_word=True) for word in words])
+    # as a whole: `male` is no part of `female`; a comma may follow a word at once
+    lacking = [AddedToken(word, single_word=word.isalnum()) for word in words if _is_unknown(tokenizer, word)]
+    return int(tokenizer.add_tokens(lacking)) if lacking else 0
 
 
-def unknown_words(source: Source, words: Sequence[str], texts: Iterable[str]) -> list[str]:
+def unknown_words(source: Source, words: Sequence[str], texts: Iterable[str]) -> tuple[list[str], int]:
     """Find the words of texts that a model's tokenizer cannot write: models of few words have such.
 
     Args:
@@ -170,17 +180,22 @@ def unknown_words(source: Source, words: Sequence[str], texts: Iterable[str]) ->
         texts: what it is to write.
 
     Returns:
-        The words in the order of the alphabet.
+        The words and signs in their order, and how many texts have some.
     """
     import transformers
 
     auto: Any = transformers.AutoTokenizer
     tokenizer = load(source, lambda: auto.from_pretrained(source.location, **source.options))
-    if tokenizer.unk_token_id is None:
-        return []
     add_words(tokenizer, words)
-    used = sorted({word for text in texts for word in text.split()})
-    return [word for word in used if tokenizer.unk_token_id in tokenizer(word, add_special_tokens=False).input_ids]
+    affected = [text for text in texts if _is_unknown(tokenizer, text)]
+    used = {word for text in affected for word in re.findall(r"\w+|[^\w\s]", text)}
+    return sorted(word for word in used if _is_unknown(tokenizer, word)), len(affected)
+
+
+def _is_unknown(tokenizer: Any, text: str) -> bool:
+    """Whether a tokenizer writes part of a text as unknown."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown in tokenizer(text, add_special_tokens=False).input_ids
 
 
 def _labels(ids: Tensor, mask: Tensor) -> Tensor:

@@ -259,17 +259,18 @@ def save_llava(folder: Path, template: str = LLAVA_TEMPLATE, old_processor: bool
 
 
 def save_blip(folder: Path) -> Path:
-    """Save a BLIP captioner."""
+    """Save a BLIP captioner; as on the hub, its tokenizer lacks the token that it begins to write after."""
     hf = _module("transformers")
 
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     (folder / "vocab.txt").write_text("\n".join([*special, *WORDS]))
-    tokenizer: Any = hf.BertTokenizer(str(folder / "vocab.txt"), bos_token="[DEC]")
+    tokenizer: Any = hf.BertTokenizer(str(folder / "vocab.txt"))
     text = hf.BlipTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, encoder_hidden_size=32, intermediate_size=37, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=64, bos_token_id=5, eos_token_id=3, sep_token_id=3,
+        vocab_size=len(tokenizer) + 2, hidden_size=32, encoder_hidden_size=32, intermediate_size=37,
+        num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64, bos_token_id=len(tokenizer),
+        eos_token_id=3, sep_token_id=3,
         pad_token_id=0, projection_dim=32,
     )  # fmt: skip
     vision = hf.BlipVisionConfig(
