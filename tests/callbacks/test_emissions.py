@@ -93,13 +93,19 @@ def test_memory_is_the_peak_of_the_phase(tmp_path: Path) -> None:
     assert 300 < large - small < 400
 
 
+def timers() -> list[threading.Timer]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
 def test_a_phase_that_fails_has_its_record(tmp_path: Path) -> None:
     meter = make_meter(tmp_path)
     with pytest.raises(KeyboardInterrupt), meter.phase("fit"), meter.phase("generation"):
         raise KeyboardInterrupt
     assert [own["phase"] for own in read_records(tmp_path)] == ["generation", "fit"]
-    # readings have come to an end: no thread of them is left
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+    # readings have come to an end: no thread of them is left, or takes its place, once those that are ending have ended
+    for thread in timers():
+        thread.join(10)
+    assert not timers()
 
 
 def test_a_phase_that_is_over_has_none_but_those_inside_have(tmp_path: Path) -> None:
