@@ -45,7 +45,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
         num_workers: Loader processes; 0 is right for images in memory.
         image_size: Side of the square input, in pixels; pictures are squeezed to it, as the field's code does.
         seed: Seed of the data set: its splits and whatever of it is drawn. Order and augmentation of the training
-            images follow from `order_seed`.
+            images follow from `order_seed` of `DebiasDataModule`.
         val_fraction: Share of the training set that becomes the validation set (stratified by class) when the data set
             has none of its own.
         mean: Mean of each channel for the normalisation, range 0 to 1.

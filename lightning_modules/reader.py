@@ -187,7 +187,11 @@ def unknown_words(source: Source, words: Sequence[str], texts: Iterable[str]) ->
     auto: Any = transformers.AutoTokenizer
     tokenizer = load(source, lambda: auto.from_pretrained(source.location, **source.options))
     add_words(tokenizer, words)
-    affected = [text for text in texts if _is_unknown(tokenizer, text)]
+    if tokenizer.unk_token_id is None:
+        return [], 0
+    texts = list(texts)
+    written = tokenizer(texts, add_special_tokens=False).input_ids
+    affected = [text for text, ids in zip(texts, written, strict=True) if tokenizer.unk_token_id in ids]
     used = {word for text in affected for word in re.findall(r"\w+|[^\w\s]", text)}
     return sorted(word for word in used if _is_unknown(tokenizer, word)), len(affected)
 

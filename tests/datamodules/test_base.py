@@ -92,7 +92,7 @@ def test_the_manifest_is_read_when_training_starts(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no manifest"):
         module.train_dataloader()
     write_synthetic(tmp_path, [1, 1], NAMES)
-    assert len(everything(module.train_dataloader(), "index").tolist()) == 36
+    assert len(everything(module.train_dataloader(), "index")) == 36
 
 
 def test_wrong_manifests_are_refused(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_balanced_classes_come_equally_often(tmp_path: Path) -> None:
     assert np.mean(np.array(everything(module.train_dataloader(), "index").tolist()) == 0) == pytest.approx(
         50 / 68 / 3, abs=0.1
     )
-    assert len(everything(module.train_dataloader(), "index").tolist()) == 34 + 49 + 4
+    assert len(everything(module.train_dataloader(), "index")) == 34 + 49 + 4
 
 
 def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_balanced_groups_come_equally_often(tmp_path: Path) -> None:
     assert shares == pytest.approx(dict.fromkeys(groups, 1 / 9), abs=0.03)
     for source, count in (("real", 34), ("synthetic", 4)):
         module.source = source  # type: ignore[assignment]
-        assert len(everything(module.train_dataloader(), "index").tolist()) == count
+        assert len(everything(module.train_dataloader(), "index")) == count
 
 
 def test_synthetic_images_of_a_group_are_a_group_apart(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_synthetic_images_of_a_group_are_a_group_apart(tmp_path: Path) -> None:
 def test_groups_without_bias_labels_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.balance=group needs bias labels and Unlabelled has none; set"):
         Unlabelled(balance="group").train_dataloader()
-    assert len(everything(Unlabelled(balance="class").train_dataloader(), "index").tolist()) == 34
+    assert len(everything(Unlabelled(balance="class").train_dataloader(), "index")) == 34
 
 
 def test_the_order_has_a_seed_of_its_own() -> None:
