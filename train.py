@@ -22,7 +22,7 @@ usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [-
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 
 def answer_at_once(words: list[str]) -> None:
@@ -39,7 +39,6 @@ if __name__ == "__main__":
 
 import errno
 import logging
-import re
 import shutil
 import signal
 import warnings
@@ -50,46 +49,31 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from callbacks import PredictionWriter, SafeCheckpointIO, StageCallback, SynthesizeCallback
+from callbacks import PredictionWriter, StageCallback, SynthesizeCallback
 from callbacks.chain import Fit, Stage, unroll
+from callbacks.chain_check import check_chain
 from callbacks.dashboard import Dashboard, log_costs
 from callbacks.emissions import Meter
 from callbacks.emissions_log import describe
 from callbacks.live_table import LiveTable
-from callbacks.loggers import finish, make_loggers
+from callbacks.loggers import finish
+from callbacks.parsers import OneLineParser, RaisingParser, complain, rank
+from callbacks.parts import Parts
 from callbacks.provenance import record_attempt
 from callbacks.report.opened import OpenedRun
 from callbacks.report.settings import FILE as REPORT
 from callbacks.report.settings import Report
-from callbacks.results import evaluate, read_rows, table, write_results
+from callbacks.results import evaluate, table, write_results
 from callbacks.run_folder import claim
 from callbacks.side_product import side_product
-from callbacks.stage import LastCheckpoint, load_trained
+from callbacks.stage import LastCheckpoint
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
-from lightning_modules import Classifier, ConfigError, StagedModule
+from lightning_modules import Classifier, ConfigError
 
 log = logging.getLogger("diffubias")
-
-
-class OneLineParser(LightningArgumentParser):
-    """Parser that answers a mistake with one line in place of the usage of two hundred arguments."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Tell what is wrong, without what jsonargparse tried on the way, and leave with status 2."""
-        noise = ("Subtypes", "Errors", "Given value", "Expected a <class 'NoneType'>", "Does not validate against")
-        lines = [line.strip(" -") for line in message.splitlines()]
-        text = " ".join(line for line in lines if line and not line.startswith(noise))
-        # jsonargparse names the last part of a nested key only
-        ends = tuple(f".{key}" for key in re.findall(r"(?:Parser key|Option) [\"'](\w+)[\"']", text))
-        flags = [word.partition("=")[0] for word in sys.argv]
-        text = "".join([*(f"{flag}: " for flag in flags if ends and flag.endswith(ends)), text])
-        sys.exit(_complain(f"{text} (every setting: train.py fit -h, or --print_config)"))
 
 
 class DebiasCLI(LightningCLI):
@@ -128,16 +112,19 @@ class DebiasCLI(LightningCLI):
         """Build what this subcommand needs and nothing else; ``fit`` builds modules and Trainers stage by stage."""
         self.cfg: Namespace = self.config[self.subcommand]
         self.run_dir = Path(self.cfg.run_dir or Path("runs") / self._name())
+        if self.subcommand == "fit" and self.cfg.trainer.fast_dev_run:
+            self.run_dir /= "fast_dev_run"  # a rehearsal leaves no marker in the run
         self.config_init = self.config
         self.meter = Meter(**self.cfg.emissions.as_dict())
         self.report = Report(**self.cfg.report.as_dict())
-        self.datamodule = self._build("data")
+        self.parts = Parts(self._parser(self.subcommand), self.cfg, self.run_dir, self.meter)
+        self.datamodule = self.parts.make("data")
         self.datamodule.synthetic_dir = self.run_dir / "synthetic"
         if self.subcommand == "fit":
             self.trainer, self.model = cast(Trainer, self.trainer_class), None
             return
         last = self._chain()[-1]
-        self.model = self._build(last.stage.module)
+        self.model = self.parts.make(last.stage.module)
         if not isinstance(self.model, Classifier):
             raise ConfigError(
                 f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing: there is nothing to"
@@ -151,28 +138,29 @@ class DebiasCLI(LightningCLI):
                 )
             self.model.stage_name = last.name
             self.cfg.ckpt_path = last.last
-        self.trainer = self._trainer(str(self.subcommand), self.run_dir / str(self.subcommand), [PredictionWriter()])
+        name = str(self.subcommand)
+        self.trainer = self.parts.trainer(name, self.run_dir / name, [PredictionWriter()])
 
     def fit(self, ckpt_path: str | Path | None = None, **_: Any) -> None:
         """Run the chain, or what is left of it, and print the table of test results."""
         if ckpt_path is not None:
             raise ConfigError("ckpt_path: fit resumes from run_dir by itself; leave --ckpt_path out")
-        rehearsal = bool(self.cfg.trainer.fast_dev_run)
-        if rehearsal:
-            self._rehearse()
+        rehearsal = self.parts.is_rehearsal
+        if rehearsal and rank() == 0:
+            shutil.rmtree(self.run_dir, ignore_errors=True)
         fits = self._chain()
         self.meter.check()
-        self._check(fits)
-        if not rehearsal and _rank() == 0:
-            claim(self.run_dir, self._settings(), fits)
+        check_chain(fits, self.parts, self.datamodule)
+        if not rehearsal and rank() == 0:
+            claim(self.run_dir, self.parts.dump(), fits)
         if not rehearsal:
             self.meter.directory = self.run_dir
         todo = [fit for fit in fits if not fit.is_done]
-        if todo and not rehearsal and _rank() == 0:
+        if todo and not rehearsal and rank() == 0:
             (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
         for fit in todo:
             self._fit_stage(fit, fits, todo)
-        if not rehearsal and _rank() == 0:
+        if not rehearsal and rank() == 0:
             costs = self.meter.total()
             rows = write_results(self.run_dir, fits, self._name(), int(self.cfg.seed_everything), costs)
             lines = [*([table(rows)] if rows else []), *([describe(costs)] if costs else [])]
@@ -198,29 +186,28 @@ class DebiasCLI(LightningCLI):
             stage = next((fit.stage for fit in fits if fit.stage.synthesize != "no"), None)
             if stage is None:
                 raise ConfigError("explain: this chain synthesises nothing, so that there is nothing to explain")
-            return self._synthesize(stage)
+            return self.parts.synthesis(stage)
 
         cuda = torch.cuda.is_available() and self.cfg.trainer.accelerator in ("auto", "gpu", "cuda")
-        return OpenedRun(self.datamodule, fits, self._helper, synthesis, torch.device("cuda" if cuda else "cpu"))
+        return OpenedRun(self.datamodule, fits, self._trained, synthesis, torch.device("cuda" if cuda else "cpu"))
 
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
-
-    def _settings(self) -> str:
-        """The whole configuration as YAML."""
-        return str(self._parser(self.subcommand).dump(self.cfg, skip_unset=False, skip_validation=True))
 
     def _name(self) -> str:
         """Name of the configuration: that of its first file."""
         return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
 
+    def _trained(self, fit: Fit) -> LightningModule:
+        return self.parts.trained(fit, self.datamodule)
+
     def _fit_stage(self, fit: Fit, fits: list[Fit], todo: list[Fit]) -> None:
         """Fit and test one of the stages of this attempt; its folder holds all that another needs."""
-        stage, rehearsal = fit.stage, bool(self.cfg.trainer.fast_dev_run)
-        helpers = {key: [self._helper(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
+        stage, rehearsal = fit.stage, self.parts.is_rehearsal
+        helpers = {key: [self._trained(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
         seed = fit.seed(int(self.cfg.seed_everything))
         seed_everything(seed, workers=True, verbose=False)
-        module = self._build(stage.module)
+        module = self.parts.make(stage.module)
         module.stage_name = fit.name
         module.helpers = helpers
         self.datamodule.source = stage.data
@@ -233,8 +220,8 @@ class DebiasCLI(LightningCLI):
         callbacks: list[Callback] = [StageCallback(fit.directory, seed, None if rehearsal else init)]
         callbacks.append(LiveTable(fit.name))
         if stage.synthesize != "no":
-            callbacks.append(self._synthesize(stage))
-        callbacks.append(self._dashboard(fit, fits))  # after the synthesis, which it shows
+            callbacks.append(self.parts.synthesis(stage))
+        callbacks.append(self.parts.dashboard(fit, fits))  # after the synthesis, which it shows
         if not rehearsal:
             folder = fit.last.parent
             callbacks.append(CurveWriter(fit.directory))
@@ -242,7 +229,7 @@ class DebiasCLI(LightningCLI):
                 best = ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False)
                 callbacks.append(best)
             callbacks.append(LastCheckpoint(folder, stage.save_every))
-        trainer = self._trainer(fit.name, fit.directory, callbacks, stage)
+        trainer = self.parts.trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)
         if fit is todo[0] and not rehearsal and trainer.is_global_zero:
             with side_product("the record of this attempt is"):
@@ -257,138 +244,6 @@ class DebiasCLI(LightningCLI):
         log_costs(trainer, self.run_dir, fit.name)
         finish(trainer.loggers, is_last=fit is todo[-1])
 
-    def _helper(self, fit: Fit) -> LightningModule:
-        """Make the module that an earlier stage has trained."""
-        module = self._build(fit.stage.module)
-        module.stage_name = fit.name
-        if not self.cfg.trainer.fast_dev_run:
-            return load_trained(module, fit.last)
-        for key, value in (("num_classes", self.datamodule.num_classes), ("size", self.datamodule.image_size)):
-            if key in module.hparams and module.hparams[key] is None:
-                module.hparams[key] = value
-        module.configure_model()
-        return cast(LightningModule, module.eval())
-
-    def _build(self, key: str) -> Any:
-        """Instantiate one part of the configuration, anew at every call."""
-        if self.cfg.get(key) is None:
-            raise ConfigError(
-                f"{key}: a stage needs this key and the configuration lacks it; add `{key}: class_path: …`"
-            )
-        parser = self._parser(self.subcommand)
-        try:
-            return parser.instantiate(Namespace({key: self.cfg[key]}), instantiate_groups=False)[key]
-        except ValueError as error:  # jsonargparse wraps what a constructor raises
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ConfigError):
-                cause = cause.__cause__
-            raise cause or error from None
-
-    def _synthesize(self, stage: Stage) -> SynthesizeCallback:
-        callback = SynthesizeCallback(**self._build("synthesize"))
-        callback.directory = self.run_dir / "synthetic"
-        callback.when = "start" if stage.synthesize == "start" else "end"
-        callback.draw = stage.synthesize != "captions"
-        callback.meter = self.meter
-        if callback.seed is None:
-            callback.seed = int(self.cfg.seed_everything)
-        if self.cfg.trainer.fast_dev_run:
-            callback.top_k = callback.images = 1
-        return callback
-
-    def _dashboard(self, fit: Fit, fits: list[Fit]) -> Dashboard:
-        dashboard = Dashboard(**self.cfg.dashboard.as_dict())
-        dashboard.settings = self._settings()
-        dashboard.synthetic = None if fit.stage.synthesize == "no" else self.run_dir / "synthetic"
-        dashboard.earlier = read_rows("test", fits[: fits.index(fit)])
-        return dashboard
-
-    def _trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
-        """Make a Trainer whose every file is in ``directory``, but for those of W&B, which a whole chain shares."""
-        spec = self.cfg.trainer.clone()
-        spec.update(Namespace(stage.trainer if stage else {}))
-        if stage and stage.max_epochs is not None:
-            spec.max_epochs = stage.max_epochs
-        spec.default_root_dir = directory
-        loggers = spec.pop("logger")
-        parts = self._parser(self.subcommand).instantiate(Namespace(trainer=spec), instantiate_groups=False)
-        arguments = parts.trainer.as_dict()
-        own = arguments.pop("callbacks") or []
-        own = own if isinstance(own, list) else [own]
-        plugins = arguments.pop("plugins") or []
-        plugins = plugins if isinstance(plugins, list) else [plugins]
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            plugins.append(SafeCheckpointIO())
-        places = (self.run_dir, name, directory)
-        logger = False if spec.fast_dev_run else make_loggers(loggers, *places, of_chain=stage is not None)
-        trainer = self.trainer_class(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            raise ConfigError(
-                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
-            )
-        return trainer
-
-    def _check(self, fits: list[Fit]) -> None:
-        """Refuse what can only fail after hours."""
-        if not all(fit.is_done for fit in fits):
-            self.datamodule.setup("fit")  # the data first: nothing is fetched for a folder that is not there
-        stages = {fit.written: fit.stage for fit in fits}
-        for name, stage in stages.items():
-            if self.cfg.trainer.max_time or stage.trainer.get("max_time"):
-                raise ConfigError(
-                    "trainer.max_time: a stage that it ends would count as finished; leave it out and stop the run"
-                    " from outside, the same command goes on"
-                )
-            if not isinstance(self.cfg.get(stage.module), Namespace):
-                raise ConfigError(
-                    f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model"
-                )
-            for key in stage.trainer:
-                if key not in self.cfg.trainer:
-                    raise ConfigError(
-                        f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h"
-                    )
-            if all(fit.is_done for fit in fits if fit.written == name):
-                continue
-            module = self._build(stage.module)
-            if not isinstance(module, StagedModule):
-                raise ConfigError(f"{stage.module}.class_path: {type(module).__name__} is no StagedModule; see docs")
-            module.check()
-            module.helpers = {
-                key: [self._build(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
-            }
-            self.datamodule.source = stage.data
-            module.check_fit(self.datamodule)
-            if stage.init_from is not None:
-                self._check_start(name, module, stages[stage.init_from].module, stage.init_from)
-            if stage.synthesize != "no":
-                before = list(stages.values())[: list(stages).index(name)]
-                mined = any(own.synthesize in ("end", "captions") for own in before)
-                self._synthesize(stage).check(self.datamodule, module, mined)
-
-    def _check_start(self, name: str, module: StagedModule, before: str, source_name: str) -> None:
-        """Refuse to start from the weights of another network."""
-        source = self._build(before)
-        kinds = [own.network_kind if isinstance(own, Classifier) else None for own in (source, module)]
-        if None in kinds or kinds[0] != kinds[1]:
-            raise ConfigError(
-                f"stages.{name}.init_from: the {kinds[0] or 'model'} of {source_name} ({type(source).__name__}) is no"
-                f" start for that of {type(module).__name__}; name a stage with the same kind of network"
-            )
-        for key in ("backbone", "small_images", "backbone_args"):
-            if source.hparams.get(key) != module.hparams.get(key):
-                raise ConfigError(
-                    f"stages.{name}.init_from: {source_name} has {key} {source.hparams.get(key)}, this stage"
-                    f" {module.hparams.get(key)}; give both the same"
-                )
-
-    def _rehearse(self) -> None:
-        """Send a fast_dev_run to a folder of its own, so that it leaves no marker in the run."""
-        self.run_dir = self.run_dir / "fast_dev_run"
-        if _rank() == 0:
-            shutil.rmtree(self.run_dir, ignore_errors=True)
-        self.datamodule.synthetic_dir = self.run_dir / "synthetic"
-
 
 class ReopenedCLI(DebiasCLI):
     """The command line of a run that stands on the disk: everything is made as ``fit`` makes it, nothing is fitted."""
@@ -398,14 +253,6 @@ class ReopenedCLI(DebiasCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
-
-
-class RaisingParser(OneLineParser):
-    """Parser that leaves a mistake to its caller."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise it."""
-        raise ConfigError(" ".join(message.split())[:300])
 
 
 def open_run(folder: Path, further: Sequence[str] = ()) -> OpenedRun:
@@ -452,7 +299,7 @@ def main(args: list[str] | None = None) -> None:
     words = sys.argv[1:] if args is None else args
     answer_at_once(words)
     logging.basicConfig(format="%(message)s")
-    log.setLevel(logging.INFO if _rank() == 0 else logging.WARNING)
+    log.setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # in-memory sets are fastest without workers
     warnings.filterwarnings(
         "ignore", ".*callbacks used to create the checkpoint need to be provided.*"
@@ -470,24 +317,14 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(import_module("callbacks.report.command").main(words[1:], open_run))
         _cli(DebiasCLI, args, OneLineParser)
     except ConfigError as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(complain(str(error)))
     except SIGTERMException:  # ends with status 0 by itself, as if the work were done
         sys.exit(128 + signal.SIGTERM)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         where = f" at {error.filename2 or error.filename}" if error.filename else ""
-        sys.exit(_complain(f"no space left on the disk{where}: free some and run the same command again"))
-
-
-def _rank() -> int:
-    return int(getattr(rank_zero_only, "rank", 0))
-
-
-def _complain(message: str) -> int:
-    rank = _rank()
-    print(f"error: {f'[rank {rank}] ' if rank else ''}{message}", file=sys.stderr)
-    return 2
+        sys.exit(complain(f"no space left on the disk{where}: free some and run the same command again"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""The parts of a run, made from its configuration: modules, synthesis, dashboard and Trainers."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from callbacks.chain import Fit, Stage
+from callbacks.dashboard import Dashboard
+from callbacks.emissions import Meter
+from callbacks.loggers import make_loggers
+from callbacks.results import read_rows
+from callbacks.stage import SafeCheckpointIO, load_trained
+from callbacks.synthesize import SynthesizeCallback
+from datamodules import DebiasDataModule
+from lightning_modules import ConfigError
+
+
+class Parts:
+    """Makes the parts of a run, anew at every call.
+
+    Args:
+        parser: The parser of the subcommand.
+        settings: What it has read.
+        run_dir: The run folder.
+        meter: Measures what the synthesis costs.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, settings: Namespace, run_dir: Path, meter: Meter) -> None:
+        self.parser = parser
+        self.settings = settings
+        self.run_dir = run_dir
+        self.meter = meter
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether only a batch of everything is tried (``trainer.fast_dev_run``), which leaves no checkpoint."""
+        return bool(self.settings.trainer.fast_dev_run)
+
+    def dump(self) -> str:
+        """The whole configuration as YAML."""
+        return str(self.parser.dump(self.settings, skip_unset=False, skip_validation=True))
+
+    def make(self, key: str) -> Any:
+        """Instantiate one part of the configuration.
+
+        Args:
+            key: Its key, as ``data`` or ``biased``.
+
+        Raises:
+            ConfigError: The configuration lacks it, or what it says is wrong.
+        """
+        if self.settings.get(key) is None:
+            raise ConfigError(
+                f"{key}: a stage needs this key and the configuration lacks it; add `{key}: class_path: …`"
+            )
+        try:
+            return self.parser.instantiate(Namespace({key: self.settings[key]}), instantiate_groups=False)[key]
+        except ValueError as error:  # jsonargparse wraps what a constructor raises
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, ConfigError):
+                cause = cause.__cause__
+            raise cause or error from None
+
+    def trained(self, fit: Fit, data: DebiasDataModule) -> LightningModule:
+        """Make the module that an earlier fit has trained; in a rehearsal, an untrained one that fits the data."""
+        module = self.make(fit.stage.module)
+        module.stage_name = fit.name
+        if not self.is_rehearsal:
+            return load_trained(module, fit.last)
+        for key, value in (("num_classes", data.num_classes), ("size", data.image_size)):
+            if key in module.hparams and module.hparams[key] is None:
+                module.hparams[key] = value
+        module.configure_model()
+        return cast(LightningModule, module.eval())
+
+    def synthesis(self, stage: Stage) -> SynthesizeCallback:
+        """Make the callback that synthesises for a stage."""
+        callback = SynthesizeCallback(**self.make("synthesize"))
+        callback.directory = self.run_dir / "synthetic"
+        callback.when = "start" if stage.synthesize == "start" else "end"
+        callback.draw = stage.synthesize != "captions"
+        callback.meter = self.meter
+        if callback.seed is None:
+            callback.seed = int(self.settings.seed_everything)
+        if self.is_rehearsal:
+            callback.top_k = callback.images = 1
+        return callback
+
+    def dashboard(self, fit: Fit, fits: list[Fit]) -> Dashboard:
+        """Make the callback that shows a fit, which knows the results of those before it."""
+        dashboard = Dashboard(**self.settings.dashboard.as_dict())
+        dashboard.settings = self.dump()
+        dashboard.synthetic = None if fit.stage.synthesize == "no" else self.run_dir / "synthetic"
+        dashboard.earlier = read_rows("test", fits[: fits.index(fit)])
+        return dashboard
+
+    def trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
+        """Make a Trainer whose every file is in ``directory``, but for those of W&B, which a whole chain shares.
+
+        Args:
+            name: Name of the fit or of the subcommand.
+            directory: Its folder.
+            callbacks: Those that come after the user's own.
+            stage: Whose settings replace those of the chain; None outside a chain.
+
+        Raises:
+            ConfigError: The strategy cannot work here.
+        """
+        spec = self.settings.trainer.clone()
+        spec.update(Namespace(stage.trainer if stage else {}))
+        if stage and stage.max_epochs is not None:
+            spec.max_epochs = stage.max_epochs
+        spec.default_root_dir = directory
+        loggers = spec.pop("logger")
+        parts = self.parser.instantiate(Namespace(trainer=spec), instantiate_groups=False)
+        arguments = parts.trainer.as_dict()
+        own = arguments.pop("callbacks") or []
+        own = own if isinstance(own, list) else [own]
+        plugins = arguments.pop("plugins") or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(SafeCheckpointIO())
+        places = (self.run_dir, name, directory)
+        logger = False if self.is_rehearsal else make_loggers(loggers, *places, of_chain=stage is not None)
+        trainer = Trainer(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise ConfigError(
+                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
+            )
+        return trainer
