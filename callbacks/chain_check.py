@@ -4,6 +4,7 @@ from jsonargparse import Namespace
 
 from callbacks.chain import Fit, Stage
 from callbacks.parts import Parts
+from callbacks.synthesis_check import check_synthesis
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier, ConfigError, StagedModule
 
@@ -59,7 +60,7 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
     if stage.synthesize != "no":
         before = list(stages.values())[: list(stages).index(name)]
         mined = any(own.synthesize in ("end", "captions") for own in before)
-        parts.synthesis(stage).check(data, module, mined)
+        check_synthesis(parts.synthesis(stage), data, module, mined)
 
 
 def _check_start(name: str, module: StagedModule, source_name: str, source: StagedModule) -> None:

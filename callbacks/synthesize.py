@@ -17,19 +17,20 @@ from callbacks.synthesis.captioner import BaseCaptioner, Captioner
 from callbacks.synthesis.captioning import write_captions, write_contrast
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.drawing import KEEP, Drawing
-from callbacks.synthesis.files import make_folder, read_json, write_json
+from callbacks.synthesis.filtering import write_filter
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import MODEL, DiffusersGenerator, Generator
-from callbacks.synthesis.manifest import CAPTIONS, FILTER, MANIFEST, PLAN, SELECTION, is_finished
+from callbacks.synthesis.manifest import CAPTIONS, MANIFEST, PLAN, SELECTION, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
-from callbacks.synthesis.part import check_fingerprint, digest, plain
+from callbacks.synthesis.part import digest
 from callbacks.synthesis.plan import Count, Prompt, plan_groups, plan_images, without_captions
+from callbacks.synthesis.planning import check_plan, write_plan
 from callbacks.synthesis.progress import Progress
 from callbacks.synthesis.reuse import take_over
 from callbacks.synthesis.templates import Prompter
 from callbacks.synthesis.text_filter import TextFilter
-from lightning_modules import Classifier, ConfigError, StagedModule
+from lightning_modules import ConfigError, StagedModule
 from lightning_modules.pretrained import free_memory
 
 LOGGER = logging.getLogger("diffubias")
@@ -137,13 +138,13 @@ class SynthesizeCallback(L.Callback):
             self._draw_strip(directory, data)
             return
         if self.prompts is not None:
-            planned = self._plan_prompts(data)
+            planned = self.plan_prompts(data)
         else:
             with self.meter.phase("mining", directory / SELECTION):
                 items = self._mine(directory, trainer, pl_module, data)
             if self.generator is None:
                 return
-            if self._reads_captions:
+            if self.reads_captions:
                 with self.meter.phase("captioning", directory / CAPTIONS):
                     prompts = self._describe(directory, trainer, data, items)
             else:
@@ -162,80 +163,6 @@ class SynthesizeCallback(L.Callback):
         with self.meter.phase("generation", directory / MANIFEST):
             self._draw(directory, trainer, data, planned, self.generator)
         self._draw_strip(directory, data)
-
-    def check(self, data: MiningData, module: L.LightningModule | None = None, mined: bool = False) -> None:
-        """Refuse now what would otherwise be refused after the fit; takes well under a second.
-
-        Args:
-            data: The training set, read.
-            module: What the stage will have fitted.
-            mined: Whether an earlier stage mines.
-
-        Raises:
-            ConfigError: A count, a model or the set to take over is wrong.
-        """
-        if self.top_k < 1:
-            raise ConfigError(f"synthesize.top_k must be at least 1, got {self.top_k}")
-        if self.explain < 0:
-            raise ConfigError(f"synthesize.explain must be 0 or more, got {self.explain}")
-        labels = data.train_labels()
-        if isinstance(self.images, int) and self.images < 1:
-            raise ConfigError(f"synthesize.images must be at least 1 per class, aligned or captions; got {self.images}")
-        if self.directory is not None and is_finished(self.directory):
-            return
-        if self.reuse is not None:
-            if not is_finished(Path(self.reuse)):
-                raise ConfigError(
-                    f"synthesize.reuse: {self.reuse} holds no {MANIFEST}: give the synthetic folder of a finished run"
-                )
-            return
-        if isinstance(module, StagedModule) and not isinstance(module, Classifier):
-            self._check_learner(module, mined)
-        if self.prompts is not None:
-            if self.generator is None or not self.draw:
-                raise ConfigError(
-                    "synthesize.prompts are drawn from: synthesize.generator must not be null, and the stage must not "
-                    "stop with captions"
-                )
-            self._plan_prompts(data)
-            self.generator.check(module, data)
-            self._check_judge(data)
-            return
-        if self.images in ("uniform", "additive"):
-            raise ConfigError(f"synthesize.images={self.images} goes with synthesize.prompts; give a number per class")
-        if self.generator is None:
-            if not self.draw:
-                raise ConfigError("synthesize.generator is null, so nothing is captioned: set the stage to end")
-            return
-        if self.captioner is None and self._reads_captions:
-            raise ConfigError("synthesize.captioner is null while synthesize.generator is not: give a captioner")
-        # how many are mined follows from the labels, whatever the losses are
-        count = len(self.miner.select(torch.zeros(len(labels)), labels, self.top_k))
-        if self.images == "aligned" and count == len(labels):
-            raise ConfigError(
-                f"synthesize.top_k={self.top_k} mines all {len(labels)} training images, so that none is left to count"
-                " as aligned; lower it, or set synthesize.images to a number per class"
-            )
-        if self.captioner is not None and self._reads_captions:
-            self.captioner.check()
-        if self.draw:
-            self.generator.check(module, data)
-            self._check_judge(data)
-
-    def _check_judge(self, data: MiningData) -> None:
-        if self.gate.judge is not None:
-            self.gate.judge.check(data.class_names)
-
-    def _check_learner(self, module: StagedModule, mined: bool) -> None:
-        """Refuse to mine with a module that classifies nothing, and to draw with one that has learnt nothing yet."""
-        name = type(module).__name__
-        if self.when == "start":
-            raise ConfigError(f"synthesize: start draws before {name} has learnt anything: set the stage to end")
-        if self.prompts is None and not mined:
-            raise ConfigError(
-                f"{name} classifies nothing, so nothing can be mined with it: give synthesize.prompts, or let an "
-                "earlier stage mine (synthesize: captions)"
-            )
 
     def _draw_strip(self, directory: Path, data: MiningData) -> None:
         """Draw the picture strip if it is wanted, possible and not there."""
@@ -263,12 +190,12 @@ class SynthesizeCallback(L.Callback):
             **chosen,
             "top_k": self.top_k,
             "miner": self.miner.settings(),
-            "captioner": self.captioner.settings() if self.captioner and self._reads_captions else None,
-            "text_filter": self.text_filter.settings() if self.text_filter and self._reads_captions else None,
+            "captioner": self.captioner.settings() if self.captioner and self.reads_captions else None,
+            "text_filter": self.text_filter.settings() if self.text_filter and self.reads_captions else None,
         }
 
     @property
-    def _reads_captions(self) -> bool:
+    def reads_captions(self) -> bool:
         """Whether what is mined is captioned; nothing is where it is only to be mined, either."""
         return self.generator is None or self.generator.draws_from == "captions"
 
@@ -283,7 +210,7 @@ class SynthesizeCallback(L.Callback):
         plan = directory / PLAN
         # A set that was taken over has no plan: it is what it is.
         if plan.is_file() and self.reuse is None:
-            self._check_plan(plan, self.settings(), "settings")
+            check_plan(plan, self.settings(), "settings")
         return True
 
     def _mine(
@@ -309,7 +236,7 @@ class SynthesizeCallback(L.Callback):
             pl_module.make_room()
         free_memory()
 
-    def _plan_prompts(self, data: MiningData) -> list[Prompt]:
+    def plan_prompts(self, data: MiningData) -> list[Prompt]:
         """List the images to draw without mining."""
         assert self.prompts is not None
         prompts = self.prompts.prompts(data.class_names, data.bias_names)
@@ -379,21 +306,7 @@ class SynthesizeCallback(L.Callback):
         if text_filter is None:
             self._say("text filter: off, all %d captions stay", len(prompts))
             return prompts
-        captions, labels = [prompt.caption for prompt in prompts], [prompt.label for prompt in prompts]
-        fingerprint = {"text_filter": text_filter.settings(), "captions": digest([captions, labels, num_classes])}
-        file = directory / FILTER
-
-        def decide() -> dict[str, Any]:
-            if file.is_file():
-                stored: dict[str, Any] = read_json(file)
-                remedy = f"delete {FILTER}, {PLAN}, images and partial in {directory}"
-                check_fingerprint(file, stored.get("fingerprint"), fingerprint, remedy)
-                return stored
-            result = {"fingerprint": plain(fingerprint), **text_filter.filter(captions, labels, num_classes).to_json()}
-            write_json(file, result)
-            return result
-
-        result = on_rank_zero(decide)
+        result = write_filter(directory, text_filter, prompts, num_classes)
         kept = [prompt for prompt, keep in zip(prompts, result["kept"], strict=True) if keep]
         words = ", ".join(word for word, _ in result["words"][:8])
         self._say("text filter: %d of %d captions stay; frequent words: %s, ... (stop words: %s)",
@@ -411,7 +324,7 @@ class SynthesizeCallback(L.Callback):
         start = time.perf_counter()
         drawn_from = [[prompt.label, prompt.bias, prompt.source_index, prompt.caption] for prompt in planned]
         digests = {"digest": digest(drawn_from), "model": generator.fingerprint()}
-        on_rank_zero(lambda: self._write_plan(directory, digests, planned, range(data.num_classes)))
+        on_rank_zero(lambda: write_plan(directory, self.settings(), digests, planned, data.num_classes))
         drawing = Drawing(directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress)
         counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
         seconds = time.perf_counter() - start
@@ -421,25 +334,6 @@ class SynthesizeCallback(L.Callback):
                   counts[KEEP], len(planned), directory, turned_down, seconds, counts.total() / seconds)  # fmt: skip
         metrics = {f"synthesis/rejected_{reason}": count for reason, count in rejects.items()}
         self._report(trainer, {"synthesis/images": counts[KEEP], **metrics})
-
-    def _write_plan(self, directory: Path, digests: dict[str, str], planned: list[Prompt], classes: range) -> None:
-        """Record what is about to be drawn, or check that it is what was being drawn."""
-        file = directory / PLAN
-        plan = {
-            "settings": plain(self.settings()),
-            "prompts": digests,
-            "per_class": [sum(prompt.label == label for prompt in planned) for label in classes],
-        }
-        if file.is_file():
-            self._check_plan(file, plan["settings"], "settings")
-            self._check_plan(file, plan["prompts"], "prompts")
-        else:
-            make_folder(directory)
-            write_json(file, plan)
-
-    def _check_plan(self, file: Path, expected: dict[str, Any], part: str) -> None:
-        remedy = f"delete metadata.jsonl, {PLAN}, images and partial in {file.parent} to draw anew"
-        check_fingerprint(file, read_json(file).get(part), expected, remedy)
 
     def _say(self, message: str, *values: object) -> None:
         """Write a summary line, once for all ranks."""

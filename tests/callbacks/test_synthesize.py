@@ -18,6 +18,7 @@ from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, G
 from callbacks.synthesis.files import read_json, read_lines
 from callbacks.synthesis.losses import read_losses
 from callbacks.synthesis.templates import Templates
+from callbacks.synthesis_check import check_synthesis
 from lightning_modules import ClassDiffusion, Vanilla
 from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
@@ -183,28 +184,28 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
 )
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
-        make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options).check(ToyData())
+        check_synthesis(make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options), ToyData())
 
 
 def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
     module = ClassDiffusion()
     parts: dict[str, Any] = {"captioner": EchoCaptioner(), "generator": Painter()}
     with pytest.raises(ConfigError, match="ClassDiffusion classifies nothing"):
-        make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData(), module)
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData(), module, mined=True)
+        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData(), module)
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData(), module, mined=True)
     drawing = make_callback(tmp_path, tmp_path, tmp_path / "s", prompts=Templates(), generator=ClassGenerator())
-    drawing.check(ToyData(), module)
+    check_synthesis(drawing, ToyData(), module)
     with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .*fitted Vanilla"):
-        drawing.check(ToyData(), Vanilla())
+        check_synthesis(drawing, ToyData(), Vanilla())
     drawing.when = "start"
     with pytest.raises(ConfigError, match="before ClassDiffusion has learnt"):
-        drawing.check(ToyData(), module)
+        check_synthesis(drawing, ToyData(), module)
 
 
 def test_the_captions_may_be_all(tmp_path: Path) -> None:
     callback = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter())
     callback.draw = False
-    callback.check(ToyData())
+    check_synthesis(callback, ToyData())
     run(callback)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "captions.json", "filter.json", "losses.safetensors", "partial", "selection.json",
@@ -213,7 +214,7 @@ def test_the_captions_may_be_all(tmp_path: Path) -> None:
         other = make_callback(tmp_path, tmp_path, tmp_path / "t", **{"captioner": EchoCaptioner(), **options})
         other.draw = False
         with pytest.raises(ConfigError, match="caption"):
-            other.check(ToyData())
+            check_synthesis(other, ToyData())
 
 
 def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:
@@ -234,13 +235,15 @@ def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:
 
 
 def test_what_can_work_is_let_through(models: tuple[Path, Path], tmp_path: Path) -> None:
-    make_callback(*models, tmp_path / "s").check(ToyData())
-    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None).check(ToyData())
+    check_synthesis(make_callback(*models, tmp_path / "s"), ToyData())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None), ToyData())
     parts = {"captioner": EchoCaptioner(), "generator": Painter()}
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts).check(ToyData())
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned").check(ToyData())
-    make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20).check(ToyData())
-    make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()).check(ToyData())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned"), ToyData())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20), ToyData())
+    check_synthesis(
+        make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()), ToyData()
+    )
 
 
 def test_prompts_are_drawn_without_mining(tmp_path: Path) -> None:
@@ -362,7 +365,7 @@ def test_a_run_that_kept_no_losses_goes_on_unexplained(tmp_path: Path, caplog: p
 
 def test_nothing_is_explained_a_negative_number_of_times(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"synthesize\.explain must be 0 or more"):
-        make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1).check(ToyData())
+        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1), ToyData())
 
 
 class Tired(EchoCaptioner):
