@@ -8,6 +8,9 @@ from typing import Any, Literal
 from callbacks.synthesis.plan import make_seed
 from lightning_modules.errors import ConfigError
 
+# where a fit leaves the weights that validation has chosen, in its folder
+BEST = Path("checkpoints/best.ckpt")
+
 
 @dataclass
 class Stage:
@@ -83,7 +86,7 @@ class Fit:
     @property
     def best(self) -> Path:
         """The checkpoint of the epoch that validation selected."""
-        return self.directory / "checkpoints" / "best.ckpt"
+        return self.directory / BEST
 
     @property
     def is_started(self) -> bool:

@@ -72,7 +72,9 @@ def _check_learner(own: SynthesizeCallback, module: StagedModule, mined: bool) -
 
 
 def _check_mining(own: SynthesizeCallback, data: MiningData) -> None:
-    """Refuse what cannot be drawn from mined images."""
+    """Refuse what cannot be mined, or drawn from mined images."""
+    if own.mine_epoch == "best" and own.when == "start":
+        raise ConfigError("synthesize.mine_epoch=best: start mines before this stage has any epoch: set it to last")
     if own.images in ("uniform", "additive"):
         raise ConfigError(f"synthesize.images={own.images} goes with synthesize.prompts; give a number per class")
     if own.generator is None:

@@ -10,6 +10,7 @@ import lightning as L  # noqa: N812 - the name Lightning's own documentation use
 import torch
 from jsonargparse.typing import lazy_instance
 
+from callbacks.chain import BEST
 from callbacks.emissions import Meter
 from callbacks.side_product import side_product
 from callbacks.strip import STRIP, draw_strip
@@ -48,6 +49,7 @@ class SynthesizeCallback(L.Callback):
         prompts: Writes prompts from the names of the classes, as Diffusing DeBias and From Fake to Real do; nothing is
             mined, captioned or filtered then. null mines and captions.
         top_k: Mined images, of each class or of the set, as the miner has it.
+        mine_epoch: Which weights of the stage mine: those of its last epoch, or of the one that validation has chosen.
         miner: Chooses the images on which the biased model fails.
         captioner: Describes them, if the generator draws from captions.
         text_filter: Drops captions without a frequent word; null keeps all captions (the paper's ablation).
@@ -86,6 +88,7 @@ class SynthesizeCallback(L.Callback):
         strip: int = 8,
         prompts: Prompter | None = None,
         explain: int = 0,
+        mine_epoch: Literal["last", "best"] = "last",
     ) -> None:
         super().__init__()
         self.top_k = top_k
@@ -100,6 +103,7 @@ class SynthesizeCallback(L.Callback):
         self.strip = strip
         self.prompts = prompts
         self.explain = explain
+        self.mine_epoch = mine_epoch
         self.directory: Path | None = None
         self.when: Literal["start", "end"] = "end"
         self.draw = True
@@ -190,6 +194,7 @@ class SynthesizeCallback(L.Callback):
             **chosen,
             "top_k": self.top_k,
             "miner": self.miner.settings(),
+            **({} if self.mine_epoch == "last" else {"mine_epoch": self.mine_epoch}),  # as sets before it was a choice
             "captioner": self.captioner.settings() if self.captioner and self.reads_captions else None,
             "text_filter": self.text_filter.settings() if self.text_filter and self.reads_captions else None,
         }
@@ -218,7 +223,9 @@ class SynthesizeCallback(L.Callback):
     ) -> list[dict[str, Any]]:
         start = time.perf_counter()
         device = trainer.strategy.root_device
-        items = write_selection(directory, pl_module, data, self.miner, self.top_k, device, self._progress)
+        rehearsal = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # it leaves no checkpoint
+        best = Path(trainer.default_root_dir) / BEST if self.mine_epoch == "best" and not rehearsal else None
+        items = write_selection(directory, pl_module, data, self.miner, self.top_k, device, self._progress, best)
         share = precision(items, data.aligned_bias)
         self._make_room(trainer, pl_module)
         known = "" if share is None else f", {share:.1%} of them in conflict with the bias"

@@ -72,12 +72,17 @@ class Entries:
         return self.labels * (num_biases + 1) + torch.where(self.biases >= 0, self.biases, num_biases)
 
 
+def carved(count: int, fraction: float) -> int:
+    """How many of the images of a class :func:`carve` holds out: at least one, but never all."""
+    return min(max(1, round(count * fraction)), count - 1)
+
+
 def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Splits a training set into training and validation, class by class.
 
     Args:
         labels: Classes, int64 [N].
-        fraction: Share of every class that is held out; at least one image, but never all of a class.
+        fraction: Share of every class that is held out, see :func:`carved`.
         seed: Seed of the choice.
 
     Returns:
@@ -87,6 +92,5 @@ def carve(labels: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArra
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
-        count = min(max(1, round(len(members) * fraction)), len(members) - 1)
-        held_out[members[:count]] = True
+        held_out[members[: carved(len(members), fraction)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -84,23 +84,22 @@ class GroupDRO(Classifier):
                     "model.groups=errors takes the groups from an earlier stage and was handed none: put a stage that "
                     "follows the bias before this one, say `biased`, and add `uses: {amplifier: biased}` here."
                 )
-        elif data.source == "synthetic" or not bool((data.train_biases() >= 0).any()):
-            raise ConfigError(
-                f"GroupDRO needs bias labels, and the training images of {type(data).__name__} have none: set "
-                "model.groups to errors, or take JTT or LfF."
-            )
+        elif data.source != "synthetic":  # what is not drawn yet has no labels yet
+            _check_labels(data.train_biases(), f"training images of {type(data).__name__}")
 
     def on_fit_start(self) -> None:
         """Find the group of every training image.
 
         Raises:
-            ConfigError: the checkpoint has other groups.
+            ConfigError: the checkpoint has other groups, or synthetic images alone have no bias labels.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         entries, num_biases = data.train_table(), len(data.bias_names)
         self._real = entries.real
         first = entries.real if data.source == "synthetic" else 0
-        if self.hparams["groups"] == "errors":
+        if self.hparams["groups"] == "labels":
+            _check_labels(entries.biases[first:], f"{data.source} images")
+        else:
             entries, num_biases = dataclasses.replace(entries, biases=self._errors(len(entries))), 2
         groups = entries.groups(num_biases)
         size = self.num_classes * (num_biases + 1)
@@ -157,3 +156,11 @@ class GroupDRO(Classifier):
         if weights is None:
             raise ConfigError("the checkpoint holds no weights of groups, so GroupDRO did not write it: give another.")
         self.group_weights = torch.zeros_like(weights, device=self.device)
+
+
+def _check_labels(biases: Tensor, images: str) -> None:
+    if not bool((biases >= 0).any()):
+        raise ConfigError(
+            f"GroupDRO needs bias labels, and the {images} have none: set model.groups to errors, take JTT or LfF, or, "
+            "for synthetic images, prompts that name the {bias}."
+        )

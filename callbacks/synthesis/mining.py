@@ -1,6 +1,7 @@
 """The mining step: measure every training image and write the selection."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from callbacks.synthesis.miner import Miner, assemble, mine_losses
 from callbacks.synthesis.part import check_fingerprint, digest, plain
 from callbacks.synthesis.progress import Bar, Progress
 from lightning_modules.distributed import rank, world_size
+from lightning_modules.errors import ConfigError
 
 
 class MiningData(Protocol):
@@ -62,6 +64,7 @@ def write_selection(
     top_k: int,
     device: torch.device,
     progress: Progress | None = None,
+    checkpoint: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Mine and write ``losses.safetensors`` and ``selection.json``, or read the latter where it is there. Collective.
 
@@ -73,9 +76,13 @@ def write_selection(
         top_k: How many, as the miner understands it.
         device: Where to compute.
         progress: How to show progress.
+        checkpoint: Weights of the module's best epoch to mine with; None takes those it has.
 
     Returns:
         One dict an image with ``index``, ``label``, ``bias`` and ``loss`` (nats), hardest first.
+
+    Raises:
+        ConfigError: There is no such checkpoint, or other settings were mined with.
     """
     labels = data.train_labels().cpu()
     fingerprint = {
@@ -83,12 +90,14 @@ def write_selection(
         "miner": miner.settings(),
         "classes": list(data.class_names),
         "labels": digest(labels.tolist()),
+        **({} if checkpoint is None else {"epoch": "best"}),
     }
     file = directory / SELECTION
     stored = on_rank_zero(lambda: _read(file, fingerprint))
     if stored is not None:
         return stored
-    losses = _measure(module, data, len(labels), device, progress or Progress())
+    with weights_of(module, checkpoint):
+        losses = _measure(module, data, len(labels), device, progress or Progress())
 
     def choose() -> list[dict[str, Any]]:
         biases = data.train_biases()
@@ -108,6 +117,33 @@ def write_selection(
         return items
 
     return on_rank_zero(choose)
+
+
+@contextmanager
+def weights_of(module: nn.Module, checkpoint: Path | None) -> Iterator[None]:
+    """Let a fitted module have the weights of a checkpoint of its own fit for a while.
+
+    Args:
+        module: The module.
+        checkpoint: The file; None leaves the module as it is.
+
+    Raises:
+        ConfigError: There is no such file.
+    """
+    if checkpoint is None:
+        yield
+        return
+    if not checkpoint.is_file():
+        raise ConfigError(
+            f"synthesize.mine_epoch=best: there is no {checkpoint}: no epoch of that stage was validated, so set it to "
+            "last"
+        )
+    own = {name: value.clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    try:
+        yield
+    finally:
+        module.load_state_dict(own)
 
 
 def precision(items: list[dict[str, Any]], aligned_bias: Sequence[int]) -> float | None:

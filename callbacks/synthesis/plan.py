@@ -1,7 +1,6 @@
 """Which image is drawn from which caption, decided before the first one is drawn."""
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from datamodules.samples import carved
 from lightning_modules.errors import ConfigError
 
 LOGGER = logging.getLogger("diffubias")
@@ -142,8 +142,16 @@ def plan_groups(
             count = len(choice)
         else:
             wanted = missing[group] if images == "uniform" else sum(missing.values()) // len(own)
-            count = math.ceil(wanted / (1 - held_out))
+            count = _with_held_out(wanted, held_out)
         planned.extend(choice[number % len(choice)] for number in range(count))
     if not planned:
         raise ConfigError(f"synthesize.images={images} plans no image: the groups are level; give a number per group")
     return planned
+
+
+def _with_held_out(wanted: int, share: float) -> int:
+    """The smallest number of images of which ``wanted`` are left to train on."""
+    count = wanted
+    while share and wanted and count - carved(count, share) < wanted:
+        count += 1
+    return count

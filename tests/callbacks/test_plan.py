@@ -1,8 +1,10 @@
 import logging
 
+import numpy as np
 import pytest
 
 from callbacks.synthesis.plan import Count, Prompt, make_seed, plan_groups, plan_images
+from datamodules.samples import carve
 from lightning_modules.errors import ConfigError
 
 PROMPTS = [Prompt(1, 5, "b"), Prompt(0, 3, "a"), Prompt(1, 6, " "), Prompt(1, 7, "c")]
@@ -68,6 +70,15 @@ def test_what_is_held_out_is_drawn_on_top() -> None:
     planned = plan_groups(prompts, "uniform", training, held_out=0.05)
     assert len(planned) == 200  # 95 a group are left of 100
     assert len(plan_groups(prompts, 3, training, held_out=0.05)) == 12
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.3])
+def test_what_is_left_to_train_on_levels_the_groups(share: float) -> None:
+    prompts = [Prompt(label, -1, "", bias) for label, bias in GROUPS]
+    for wanted in range(1, 120):
+        planned = plan_groups(prompts, "uniform", groups(wanted, 0, wanted, wanted), held_out=share)
+        left, _ = carve(np.zeros(len(planned), np.int64), share, seed=0)
+        assert len(left) == wanted
 
 
 def test_a_number_is_one_of_every_group() -> None:

@@ -9,14 +9,17 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import pytest
+import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from callbacks import SynthesizeCallback
+from callbacks.chain import BEST
 from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, TextFilter
 from callbacks.synthesis.files import read_json, read_lines
 from callbacks.synthesis.losses import read_losses
+from callbacks.synthesis.miner import mine_losses
 from callbacks.synthesis.templates import Templates
 from callbacks.synthesis_check import check_synthesis
 from lightning_modules import ClassDiffusion, Vanilla
@@ -215,6 +218,32 @@ def test_the_captions_may_be_all(tmp_path: Path) -> None:
         other.draw = False
         with pytest.raises(ConfigError, match="caption"):
             check_synthesis(other, ToyData())
+
+
+def test_the_epoch_that_validation_chose_may_mine(tmp_path: Path) -> None:
+    best, module, data = ToyClassifier(), ToyClassifier(), ToyData()
+    for parameter in best.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, default_root_dir=tmp_path)
+    trainer.datamodule = data  # type: ignore[attr-defined]
+    callback = make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None, mine_epoch="best")
+    check_synthesis(callback, data)
+    with pytest.raises(ConfigError, match=r"mine_epoch=best: there is no .*best\.ckpt: no epoch .* was validated"):
+        callback.synthesize(trainer, module)
+    (tmp_path / BEST).parent.mkdir()
+    torch.save({"state_dict": best.state_dict()}, tmp_path / BEST)
+    callback.synthesize(trainer, module)
+    measured = read_losses(tmp_path / "s")
+    expected, _ = mine_losses(best, data.mining_dataloader(0, 1), torch.device("cpu"))
+    assert measured is not None
+    assert torch.equal(torch.from_numpy(measured.loss), expected)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    with pytest.raises(ConfigError, match=r"selection\.json .*epoch: 'best' then, None now"):
+        run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None))
+    callback.when = "start"
+    with pytest.raises(ConfigError, match="start mines before"):
+        check_synthesis(callback, data)
 
 
 def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:

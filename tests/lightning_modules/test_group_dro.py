@@ -203,12 +203,21 @@ def test_without_bias_labels_it_says_what_to_do(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_synthetic_images_alone_have_no_bias_labels(tmp_path: Path) -> None:
-    data = Pictures()
-    data.synthetic_dir = write_synthetic(tmp_path / "synthetic", [0, 1, 2, 2], NAMES, 20)
+@pytest.mark.parametrize("biases", [None, [0, 1, 1, 0]])
+def test_synthetic_images_alone_have_the_groups_that_their_prompts_name(
+    biases: list[int] | None, tmp_path: Path
+) -> None:
+    data, module = Pictures(), built()
+    data.synthetic_dir = write_synthetic(tmp_path / "synthetic", [0, 1, 2, 2], NAMES, 20, biases=biases)
     data.source = "synthetic"
-    with pytest.raises(ConfigError, match="needs bias labels"):
-        make_trainer(tmp_path).fit(built(), datamodule=data)
+    if biases is None:
+        with pytest.raises(ConfigError, match="the synthetic images have none"):
+            make_trainer(tmp_path).fit(module, datamodule=data)
+        return
+    make_trainer(tmp_path).fit(module, datamodule=data)
+    weights = module.group_weights.reshape(3, -1)
+    assert (weights > 0).nonzero().tolist() == [[0, 0], [1, 1], [2, 0], [2, 1]]
+    assert weights.sum() == pytest.approx(1)
 
 
 def test_without_helper_it_says_what_to_do(tmp_path: Path) -> None:
