@@ -1,7 +1,7 @@
 """Finding broken image files before training starts rather than in the middle of it."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from datamodules.base import DebiasDataModule
 from datamodules.dataset import FileStore, Part, Store
+from datamodules.images import reason
 from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
 
@@ -24,7 +25,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 CHUNK = 32  # images that a thread looks at before it reports
 
 
-def find_broken(stores: Sequence[Store]) -> list[NDArray[np.int64]]:
+def find_broken(stores: Sequence[Store]) -> list[dict[int, str]]:
     """Fetches every picture once, in parallel threads; a caching store has them all decoded afterwards.
 
     The answer depends on the files alone, so every process that looks comes to the same one. Rank 0 shows a progress
@@ -34,7 +35,7 @@ def find_broken(stores: Sequence[Store]) -> list[NDArray[np.int64]]:
         stores: Where the pictures are.
 
     Returns:
-        For each store the positions of the pictures that cannot be read, ascending.
+        For each store the positions of the pictures that cannot be read, ascending, and why.
     """
     # decoders that threads load at the same moment are not always found
     Image.init()
@@ -43,27 +44,29 @@ def find_broken(stores: Sequence[Store]) -> list[NDArray[np.int64]]:
         for number, store in enumerate(stores)
         for start in range(0, len(store), CHUNK)
     ]
-    broken: list[list[int]] = [[] for _ in stores]
+    broken: list[dict[int, str]] = [{} for _ in stores]
     if not chunks:
-        return [np.empty(0, dtype=np.int64) for _ in stores]
+        return broken
     disable = None if getattr(rank_zero_only, "rank", 0) == 0 else True  # None: only on a terminal
     with (
         ThreadPoolExecutor() as pool,
         tqdm(total=sum(map(len, stores)), desc="checking", unit=" images", disable=disable) as bar,
     ):
-        found = pool.map(lambda chunk: [p for p in chunk[1].tolist() if not _readable(stores[chunk[0]], p)], chunks)
+        found = pool.map(lambda chunk: _unreadable(stores[chunk[0]], chunk[1]), chunks)
         for (number, positions), bad in zip(chunks, found, strict=True):
-            broken[number] += bad
+            broken[number] |= bad
             bar.update(len(positions))
-    return [np.array(positions, dtype=np.int64) for positions in broken]
+    return broken
 
 
-def _readable(store: Store, position: int) -> bool:
-    try:
-        store.gather(np.array([position]))
-    except ConfigError:
-        return False
-    return True
+def _unreadable(store: Store, positions: NDArray[np.int64]) -> dict[int, str]:
+    found = {}
+    for position in positions.tolist():
+        try:
+            store.gather(np.array([position]))
+        except ConfigError as error:
+            found[position] = reason(error.__cause__ or error)
+    return found
 
 
 class CheckedDataModule(DebiasDataModule):
@@ -108,17 +111,20 @@ class CheckedDataModule(DebiasDataModule):
         """Looks for broken files in splits that were not looked at before."""
         stores = {split: self._store(split) for split in splits if split not in self._checked}
         broken = dict(zip(stores, find_broken([*stores.values()]), strict=True))
-        found = [(stores[split].files, position) for split in stores for position in broken[split].tolist()]
+        found = [(stores[split].files, position) for split in stores for position in broken[split]]
         if found:
             some = ", ".join(files.where(position) for files, position in found[:5])
-            count = f"{len(found)} image{'s' * (len(found) > 1)} cannot be read: {some}{', ...' * (len(found) > 5)}"
+            many = len(found) > 1
+            why = next(why for bad in broken.values() for why in bad.values())
+            count = f"{len(found)} image{'s' * many} cannot be read: {some}{', ...' * (len(found) > 5)}"
+            count += f" ({'the first: ' * many}{why})"
             if self.broken == "error":
                 raise ConfigError(f"{self.KEY}: {count}; replace or delete what is broken, or set data.broken=skip")
             log.info("left out: %s", count)
         self._left_out += [files.names[position] for files, position in found]
         self._checked.update(stores)
         for split, positions in broken.items():
-            if len(positions):
+            if positions:
                 self._leave_out(split, positions)
 
     def _store(self, split: Split) -> FileStore:
@@ -126,9 +132,9 @@ class CheckedDataModule(DebiasDataModule):
         assert isinstance(store, FileStore)
         return store
 
-    def _leave_out(self, split: Split, positions: NDArray[np.int64]) -> None:
+    def _leave_out(self, split: Split, positions: Collection[int]) -> None:
         part, store = self._parts[split], self._store(split)
-        rest = np.delete(np.arange(len(part)), positions)
+        rest = np.delete(np.arange(len(part)), [*positions])
         self._keep(split, Samples(store.files, part.labels, part.biases, part.texts).select(rest))
         self._store(split).take_over(store, rest)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from datamodules.images import Container, ImageFiles
-from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
+from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form, warn
 from datamodules.samples import Split
 from lightning_modules.errors import ConfigError
 
@@ -33,9 +33,9 @@ class Folder(OwnData):
 
         root/train/<class>/<bias>/<image>
 
-    Hidden files and those that do not end like an image are left alone, and so are other folders beside train, which
-    the log names. Images of a class that train does not have are an error. A single folder around everything, as many a
-    zip has, is stepped into.
+    Hidden files, those that do not end like an image and the folders of runs are left alone, and so are other folders
+    beside train, which the log names. Images of a class that train does not have are an error. A single folder around
+    everything, as many a zip has, is stepped into.
 
     Args:
         root: The folder or zip file.
@@ -103,10 +103,16 @@ class Folder(OwnData):
         labels: list[str] = []
         biases: list[str] = []
         splits: list[Split] = []
-        for split, folder in self._folders().items():
-            found = self._container.names([folder])
+        folders = self._folders()
+        listed = {split: self._container.names([folder]) for split, folder in folders.items()}
+        if self._container.unread:
+            warn("not read: " + ", ".join(f"{count} {end}" for end, count in sorted(self._container.unread.items())))
+        for split, found in listed.items():
+            folder = folders[split]
             if not found:
                 raise ConfigError(f"data.root: {self._container.where(folder)} holds no image; add some or delete it")
+            if folder == self._top:
+                self._check_level(found)
             for name in found:
                 label, bias = self._fields(name, folder)
                 labels.append(label)
@@ -116,6 +122,20 @@ class Folder(OwnData):
             if split == "train":
                 self._check_classes(folder, set(labels))
         return Listing(ImageFiles(self._container, names), labels, biases, splits)
+
+    def _check_level(self, names: list[str]) -> None:
+        """Refuses a root without splits whose classes have them: it lies one folder too high."""
+        below: dict[str, dict[str, str]] = {}
+        for name in names:
+            above = name.removeprefix(self._top).split("/")[:-1]
+            if len(above) > 1 and above[1].lower() in SPLIT_NAMES:
+                below.setdefault(above[0], {})[above[1].lower()] = above[1]
+        if below:
+            name, found = next(iter(below.items()))
+            where = self._container.where(f"{self._top}{name}")
+            splits = ", ".join(found[split] for split in SPLIT_NAMES if split in found)
+            remedy = "that folder" if len(below) == 1 else LAYOUT
+            raise ConfigError(f"data.root: {where} holds {splits}: give {remedy}")
 
     def _check_classes(self, folder: str, classes: set[str]) -> None:
         for name in self._container.folders(folder):

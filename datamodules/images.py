@@ -3,29 +3,36 @@
 import io
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lightning_modules.errors import ConfigError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
+UNREAD = (".heic", ".heif", ".raw", ".cr2", ".nef", ".dng")  # pictures that Pillow does not decode
 REMEDY = "replace the file or delete it"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turns a picture of any mode into an upright 8-bit RGB picture.
 
-    The EXIF orientation is applied, transparent parts are laid on white, and 16-bit grey values are scaled to 8 bit
-    (Pillow's own conversion would clip them).
+    The EXIF orientation is applied, transparent parts are laid on white, and 16-bit grey values and floats from 0 to 1
+    are scaled to 8 bit (Pillow's own conversion would clip them).
 
     Args:
         image: An opened picture of any Pillow mode.
 
     Returns:
         The picture in mode RGB, values 0 to 255.
+
+    Raises:
+        ValueError: Floats lie outside 0 to 255.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB":
@@ -35,11 +42,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
         # 32-bit files that hold 8-bit values exist, so only values beyond 8 bit are scaled
         scaled = grey >> 8 if grey.max(initial=0) > 255 else grey
         return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return _from_floats(np.asarray(image)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _from_floats(grey: NDArray[np.float32]) -> Image.Image:
+    low, high = grey.min(initial=0), grey.max(initial=0)
+    if not (low >= 0 and high <= 255):  # false for NaN too
+        raise ValueError(f"floats from {low:g} to {high:g}, which are neither 0 to 1 nor 0 to 255")
+    return Image.fromarray(((grey * 255).round() if high <= 1 else grey).astype(np.uint8))
 
 
 def decode(data: bytes, name: str, size: int | None = None, remedy: str = REMEDY) -> Image.Image:
@@ -66,14 +82,23 @@ def decode(data: bytes, name: str, size: int | None = None, remedy: str = REMEDY
             rgb.load()
     # decoders raise nearly anything on broken bytes: OSError, SyntaxError, ValueError, struct.error, ...
     except Exception as error:
-        raise ConfigError(f"cannot read the image {name} ({_one_line(error)}); {remedy}") from error
+        raise ConfigError(f"cannot read the image {name} ({reason(error)}); {remedy}") from error
     if size is not None and rgb.size != (size, size):
         rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
     return rgb
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(text: str, limit: int = 120) -> str:
+    """Returns a text on one line, cut to at most `limit` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def reason(error: BaseException) -> str:
+    """Returns what an error says, on one short line."""
+    if isinstance(error, UnidentifiedImageError):  # its text is an address in memory
+        return "no image format that is known"
+    return one_line(str(error)) or type(error).__name__
 
 
 def _is_hidden(name: str) -> bool:
@@ -81,8 +106,35 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # os.path.isdir answers no where a link leads nowhere or to itself; entry.is_dir raises
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_run(folder: str) -> bool:
+    """Tells whether a folder is the run folder of a training, whose pictures are no data."""
+    return os.path.isfile(f"{folder}/config.yaml") and os.path.isdir(f"{folder}/stages")
+
+
+def _only_runs(folder: str) -> bool:
+    """Tells whether a folder is there for runs alone; looks no further than the first image outside of them."""
+    if _is_run(folder):
+        return True
+    if any(_ends_like_an_image(name) for name in _walk(folder, "", ())):
+        return False
+    # a run that has just begun has no stages yet
+    return any(Path(folder).rglob("config.yaml"))
+
+
+def _ends_like_an_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
 def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[str]:
-    """Names of all files below a folder, each with `inside` before it; links are followed, but not back to `above`."""
+    """Names of all files below a folder, each with `inside` before it.
+
+    Links are followed, but not back to `above`; run folders are left out.
+    """
     here = os.path.realpath(folder)
     if here in above:  # a circle of links would go on for ever
         return
@@ -90,11 +142,21 @@ def _walk(folder: str, inside: str, above: tuple[str, ...]) -> Iterator[str]:
         for entry in entries:
             if _is_hidden(entry.name):
                 continue
-            # os.path.isdir answers no where a link leads nowhere or to itself; entry.is_dir raises
-            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-                yield from _walk(entry.path, f"{inside}{entry.name}/", (*above, here))
+            if _is_folder(entry):
+                if not _is_run(entry.path):
+                    yield from _walk(entry.path, f"{inside}{entry.name}/", (*above, here))
             else:
                 yield f"{inside}{entry.name}"
+
+
+@contextmanager
+def _listing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"data.root: cannot list {error.filename} ({error.strerror}); make it readable or move it away"
+        ) from error
 
 
 class Container:
@@ -102,11 +164,15 @@ class Container:
 
     Args:
         path: The folder or the zip file.
+
+    Attributes:
+        unread: How many pictures `names` met that cannot be read, by suffix.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_zip = path.is_file()
+        self.unread: Counter[str] = Counter()
         self._zip: tuple[int, zipfile.ZipFile] | None = None
 
     def __getstate__(self) -> dict[str, object]:
@@ -120,7 +186,7 @@ class Container:
                 self._zip = (os.getpid(), zipfile.ZipFile(self.path))
             except (OSError, zipfile.BadZipFile) as error:
                 raise ConfigError(
-                    f"data.root: {self.path} is not a readable zip file ({_one_line(error)}); "
+                    f"data.root: {self.path} is not a readable zip file ({reason(error)}); "
                     "download it again or give a folder"
                 ) from error
         return self._zip[1]
@@ -132,7 +198,8 @@ class Container:
             prefixes: Folders inside the container, such as `train/`.
 
         Returns:
-            Sorted relative names with forward slashes; hidden files and folders are left out, links are followed.
+            Sorted relative names with forward slashes; hidden files and folders and the folders of runs are left out,
+            links are followed.
 
         Raises:
             ConfigError: A folder cannot be listed.
@@ -143,27 +210,29 @@ class Container:
                 inside = (name for name in self._archive().namelist() if name.startswith(prefix))
                 found.update(name for name in inside if not any(map(_is_hidden, name.split("/"))))
             elif (self.path / prefix).is_dir():
-                try:
-                    outer = [self.path, *(self.path / parent for parent in Path(prefix).parents)] if prefix else []
+                outer = [self.path, *(self.path / parent for parent in Path(prefix).parents)] if prefix else []
+                with _listing():
                     found.update(_walk(str(self.path / prefix), prefix, tuple(map(os.path.realpath, outer))))
-                except OSError as error:
-                    raise ConfigError(
-                        f"data.root: cannot list {error.filename} ({error.strerror}); make it readable or move it away"
-                    ) from error
-        return sorted(name for name in found if name.lower().endswith(SUFFIXES))
+        self.unread.update(end for name in found if (end := os.path.splitext(name)[1].lower()) in UNREAD)
+        return sorted(filter(_ends_like_an_image, found))
 
     def folders(self, prefix: str = "") -> list[str]:
         """Lists the folders directly below a folder such as `train/`.
 
         Returns:
-            Sorted names without the prefix; hidden folders are left out.
+            Sorted names without the prefix; hidden folders and those that are there for runs are left out.
+
+        Raises:
+            ConfigError: A folder cannot be listed.
         """
+        found: set[str] = set()
         if self.is_zip:
             inside = (name.removeprefix(prefix) for name in self._archive().namelist() if name.startswith(prefix))
-            found = {name.split("/", 1)[0] for name in inside if "/" in name}
-        else:
-            folder = self.path / prefix
-            found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+            found.update(name.split("/", 1)[0] for name in inside if "/" in name)
+        elif (self.path / prefix).is_dir():
+            with _listing(), os.scandir(self.path / prefix) as entries:
+                visible = (entry for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
+                found.update(entry.name for entry in visible if not _only_runs(entry.path))
         return sorted(name for name in found if not _is_hidden(name))
 
     def has(self, prefix: str) -> bool:
@@ -223,7 +292,7 @@ class ImageFiles:
         try:
             data = self.container.read(name)
         except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"cannot read the image {shown} ({_one_line(error)}); {self.remedy}") from error
+            raise ConfigError(f"cannot read the image {shown} ({reason(error)}); {self.remedy}") from error
         return decode(data, shown, size, self.remedy)
 
     def where(self, position: int) -> str:

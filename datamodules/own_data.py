@@ -7,9 +7,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_only
 from numpy.typing import NDArray
 
 from datamodules.augment import IMAGENET_MEAN, IMAGENET_STD
@@ -31,6 +32,9 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
+# how tables write that a value is missing
+MISSING = ("nan", "na", "n/a", "none", "null")
+MANY = 20  # classes beyond which the log gives their number alone
 MEMORY = 2_000_000_000  # bytes of decoded pictures that are kept without being asked
 
 
@@ -67,6 +71,12 @@ def naturally(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=key))
 
 
+@rank_zero_only
+def warn(message: str) -> None:
+    """Logs a warning, in one process only."""
+    log.warning(message)
+
+
 class OwnData(CheckedDataModule):
     """Base of `Folder` and `Table`: a subclass lists the images, the rest is here.
 
@@ -85,6 +95,9 @@ class OwnData(CheckedDataModule):
             than 2 GB.
         **kwargs: Arguments of `CheckedDataModule`.
     """
+
+    LABELS: ClassVar[str] = "the class"
+    """What names the classes, for messages."""
 
     def __init__(
         self,
@@ -184,10 +197,34 @@ class OwnData(CheckedDataModule):
             train = positions["train"]
             inside, held_out = carve(groups[train], fraction, self.seed)
             if not len(held_out):
-                raise ConfigError(f"{self.KEY}: there are too few images to hold out a {split} split; add some")
+                raise self._too_few(split)
             positions["train"], positions[split] = train[inside], train[held_out]
             log.info("no %s split: %d of the %d training images are held out for it", split, len(held_out), len(train))
+        self._tell_classes(positions)
         return positions
+
+    def _too_few(self, split: Split) -> ConfigError:
+        classes, images = self.num_classes, len(self._labels)
+        why = f": {self.LABELS} has {classes} different values for {images} images" if 2 * classes >= images else ""
+        return ConfigError(f"{self.KEY}: there are too few images to hold out a {split} split{why}; add some")
+
+    def _tell_classes(self, positions: dict[Split, NDArray[np.int64]]) -> None:
+        """Logs the classes that were found, and which of them look like a mistake."""
+        names = self.class_names
+        counts = [np.bincount(self._labels[positions[split]], minlength=len(names)) for split in SPLITS]
+        rows = [f"{name} {' + '.join(map(str, row))}" for name, *row in zip(names, *counts, strict=True)]
+        few = f"{', '.join(rows)} (training + validation + test images)"
+        log.info("classes: %s", few if len(names) <= MANY else len(names))
+        alike: dict[str, list[str]] = {}
+        for name in names:
+            alike.setdefault(name.casefold(), []).append(name)
+            if name.casefold() in MISSING:
+                warn(f"{self.KEY}: the class {name} reads like a missing label; delete its images if it is none")
+        for group in alike.values():
+            if len(group) > 1:
+                warn(
+                    f"{self.KEY}: the classes {', '.join(group)} differ in case only; if they are one, write them alike"
+                )
 
     @cached_property
     def _aligned(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from datamodules.images import Container, ImageFiles
+from datamodules.images import Container, ImageFiles, one_line
 from datamodules.own_data import SPLIT_NAMES, Listing, OwnData, one_form
 from datamodules.samples import Split
 from lightning_modules.errors import ConfigError
@@ -18,8 +18,10 @@ SPLIT_CELLS: dict[str, Split] = {
     **SPLIT_NAMES,
     **{"val(id)": "val", "id_val": "val", "0": "train", "1": "val", "2": "test"},
 }
+SEPARATORS = {".csv": "a comma or a semicolon", ".tsv": "a tab", ".tab": "a tab"}
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")
+CELL = 100  # characters of a cell that a message shows
 Columns = dict[str, list[str]]
 
 
@@ -51,6 +53,7 @@ class Table(OwnData):
     """
 
     KEY: ClassVar[str] = "data.file"
+    LABELS: ClassVar[str] = "data.label_column"
 
     def __init__(
         self,
@@ -79,6 +82,10 @@ class Table(OwnData):
         for key, names in (("classes", self.classes), ("biases", self.biases)):
             if len(set(names)) < len(names):
                 raise ConfigError(f"data.{key}: a name comes twice in {', '.join(names)}; give each once")
+        if bias_column == label_column:
+            raise ConfigError(
+                f"data.bias_column={bias_column}: it is data.label_column too; name another column or leave it out"
+            )
         if biases and bias_column is None:
             raise ConfigError("data.biases: no column is read for them; set data.bias_column too")
 
@@ -124,7 +131,9 @@ class Table(OwnData):
         return Listing(self._files(paths), labels, biases, self._splits(table, paths), texts)
 
     def _wrong(self, row: int, paths: Sequence[str], what: str, remedy: str) -> ConfigError:
-        return ConfigError(f"data.file: row {row + 1} of {self.file} ({paths[row]}) {what}; {remedy}")
+        # a quote that is never closed makes one cell of many lines
+        path = one_line(paths[row], CELL)
+        return ConfigError(f"data.file: row {row + 1} of {self.file} ({path}) {what}; {remedy}")
 
     def _named(self, key: str, cells: Sequence[str], names: tuple[str, ...], paths: Sequence[str]) -> list[str]:
         """The cells by the names that `data.classes` or `data.biases` gives, if any."""
@@ -137,7 +146,7 @@ class Table(OwnData):
         for row, cell in enumerate(cells):
             if cell not in meaning:
                 remedy = f"correct it or data.{key}, which has {', '.join(names)}"
-                raise self._wrong(row, paths, f"has {cell!r}, which is none of data.{key}", remedy)
+                raise self._wrong(row, paths, f"has {_shown(cell)}, which is none of data.{key}", remedy)
         return [meaning[cell] for cell in cells]
 
     def _splits(self, table: Columns, paths: Sequence[str]) -> list[Split]:
@@ -147,7 +156,7 @@ class Table(OwnData):
         for row, cell in enumerate(table[self.split_column]):
             split = SPLIT_CELLS.get(cell.lower())
             if split is None:
-                raise self._wrong(row, paths, f"has the split {cell!r}", "write train, val or test, or 0, 1 or 2")
+                raise self._wrong(row, paths, f"has the split {_shown(cell)}", "write train, val or test, or 0, 1 or 2")
             splits.append(split)
         return splits
 
@@ -170,7 +179,10 @@ class Table(OwnData):
         if missing:
             count = f"{len(missing)} of {len(paths)} images are missing" if len(missing) > 1 else "the image is missing"
             remedy = "set data.root to the folder that the paths start from, or get the files"
-            raise self._wrong(missing[0], paths, f"leads to {container.where(names[missing[0]])}: {count}", remedy)
+            if len(missing) == len(paths) and all("\\" in path for path in paths):
+                remedy = f"write / in place of \\ in the column {self.path_column}"
+            where = container.where(one_line(names[missing[0]], CELL))
+            raise self._wrong(missing[0], paths, f"leads to {where}: {count}", remedy)
         return ImageFiles(container, names)
 
 
@@ -201,7 +213,13 @@ def _check_columns(file: Path, columns: Iterable[str], wanted: dict[str, str]) -
         raise ConfigError(f"data.file: {file} is empty; give a table with the columns path and label")
     for key, column in wanted.items():
         if column not in columns:
-            raise ConfigError(f"data.{key}={column}: {file} has the columns {', '.join(columns)}; name one of them")
+            found = one_line(", ".join(columns), 3 * CELL)
+            remedy = "name one of them"
+            if len(columns) == 1 and file.suffix.lower() in SEPARATORS:
+                remedy += f"; is the separator {SEPARATORS[file.suffix.lower()]}?"
+            raise ConfigError(f"data.{key}={column}: {file} has the columns {found}; {remedy}")
+        if columns.count(column) > 1:
+            raise ConfigError(f"data.file: {file} has the column {column} twice; rename one")
 
 
 def _read_text(file: Path, delimiter: str, wanted: dict[str, str]) -> Columns:
@@ -225,7 +243,8 @@ def _read_text(file: Path, delimiter: str, wanted: dict[str, str]) -> Columns:
                     cells.append((row[column] or "").strip())
             return columns
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"data.file: cannot read {file} ({error}); save it as UTF-8 text with separators") from error
+        reason = one_line(str(error), CELL)
+        raise ConfigError(f"data.file: cannot read {file} ({reason}); save it as UTF-8 text with separators") from error
 
 
 def _read_parquet(file: Path, wanted: dict[str, str]) -> Columns:
@@ -241,9 +260,13 @@ def _read_parquet(file: Path, wanted: dict[str, str]) -> Columns:
             table = source.read(columns=[*set(wanted.values())])
     # pyarrow's errors for broken files are OSError and ValueError
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(str(error), CELL)
         raise ConfigError(f"data.file: cannot read {file} ({reason}); write it again or give a CSV") from error
     return {column: [_text(cell) for cell in table.column(column).to_pylist()] for column in wanted.values()}
+
+
+def _shown(cell: str) -> str:
+    return repr(one_line(cell, CELL))
 
 
 def _text(cell: object) -> str:

@@ -259,6 +259,60 @@ def test_missing_root(tmp_path: Path) -> None:
         loaded(tmp_path / "none")
 
 
+def test_a_root_one_folder_too_high(tmp_path: Path) -> None:
+    write_folder(tmp_path / "photos", splits=("Test", "train", "val"))
+    write_images(tmp_path, ["old/1.jpg"])
+    with pytest.raises(ConfigError, match=r"^data\.root: \S+/photos holds train, val, Test: give that folder$"):
+        loaded(tmp_path)
+
+
+def test_splits_below_each_class(tmp_path: Path) -> None:
+    write_folder(tmp_path, splits=("cat", "dog"), classes=("train", "test"))
+    with pytest.raises(ConfigError, match=r"^data\.root: \S+/cat holds train, test: give <class>/<image> below train"):
+        loaded(tmp_path)
+
+
+def test_runs_beside_the_classes_are_no_class(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, splits=("",), per_group=5)
+    write_images(root, ["runs/folder_vanilla/stages/a/1.png", "runs/folder_vanilla/synthetic/2.png"])
+    (root / "runs" / "folder_vanilla" / "config.yaml").touch()
+    data = loaded(root)
+    assert data.class_names == ("cat", "dog")
+    assert len(data._listing.labels) == 10
+
+
+def test_classes_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "diffubias"):
+        data = loaded(write_images(write_folder(tmp_path), ["train/cat/x.png"]))
+        data.setup("test")
+    told = [message for message in caplog.messages if message.startswith("classes: ")]
+    assert told == ["classes: cat 4 + 3 + 3, dog 3 + 3 + 3 (training + validation + test images)"]
+    assert all(record.levelname == "INFO" for record in caplog.records)
+
+
+def test_many_classes_are_only_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "diffubias"):
+        loaded(write_folder(tmp_path, classes=[*map(str, range(21))], per_group=1))
+    assert "classes: 21" in caplog.messages
+
+
+def test_class_names_that_look_like_a_mistake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded(write_folder(tmp_path, classes=("Cat", "cat", "N-A", "NaN")))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [
+        "data.root: the class NaN reads like a missing label; delete its images if it is none",
+        "data.root: the classes Cat, cat differ in case only; if they are one, write them alike",
+    ]
+
+
+def test_pictures_in_other_formats_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_folder(tmp_path)
+    for name in ("train/cat/a.heic", "test/dog/b.HEIC", "val/dog/c.nef"):
+        (root / name).touch()
+    assert loaded(root).class_names == ("cat", "dog")
+    assert caplog.messages.count("not read: 2 .heic, 1 .nef") == 1
+
+
 def test_an_empty_root(tmp_path: Path) -> None:
     write_images(tmp_path, ["a.jpg"])
     with pytest.raises(ConfigError, match=r"^data\.root: .* has no folder in it; give <class>/<image>"):

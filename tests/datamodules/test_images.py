@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -78,6 +79,20 @@ def test_32_bit_files_with_8_bit_values_are_kept() -> None:
     values = np.arange(256, dtype=np.int32).reshape(16, 16)
     pixels = np.asarray(decode(encoded(Image.fromarray(values), "TIFF"), "x"))[..., 0]
     assert (pixels == values).all()
+
+
+def test_floats_from_0_to_1_are_scaled_and_others_kept() -> None:
+    values = np.arange(256, dtype=np.float32).reshape(16, 16)
+    for floats in (values, values / 255):
+        pixels = np.asarray(decode(encoded(Image.fromarray(floats), "TIFF"), "x"))
+        assert (pixels == values[..., None]).all()
+
+
+@pytest.mark.parametrize("value", [-0.5, 256, float("nan")])
+def test_floats_of_another_range_are_refused(value: float) -> None:
+    image = Image.fromarray(np.array([[0, value]], dtype=np.float32))
+    with pytest.raises(ConfigError, match=r"^cannot read the image x \(floats from .*, which are neither 0 to 1 nor"):
+        decode(encoded(image, "TIFF"), "x")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -160,6 +175,41 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path) -> None:
     for name in (".hidden.jpg", "notes.txt", "real.JPG"):
         (tmp_path / "train" / name).write_bytes(b"")
     assert Container(tmp_path).names(["train/"]) == ["train/real.JPG"]
+
+
+def test_other_suffixes_of_jpeg_are_read_and_unread_pictures_counted(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for name in ("a.JFIF", "b.jpe", "c.heic", "d.HEIC", "e.dng", "notes.txt"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    container = Container(tmp_path)
+    assert container.names(["train/"]) == ["train/a.JFIF", "train/b.jpe"]
+    assert container.unread == {".heic": 2, ".dng": 1}
+
+
+def test_run_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("cat/1.jpg", "cat/run/config.yaml", "cat/run/stages/a/2.jpg", "new/run/config.yaml", "dog/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    shutil.copytree(tmp_path / "cat" / "run", tmp_path / "runs" / "sweep" / "seed_0")
+    (tmp_path / "runs" / "sweep" / "table.csv").write_bytes(b"")
+    shutil.copytree(tmp_path / "cat" / "run", tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "dog" / "config.yaml").write_bytes(b"")  # alone it makes no run of a class
+    container = Container(tmp_path)
+    assert container.names([""]) == ["cat/1.jpg", "dog/3.jpg"]
+    assert container.folders() == ["cat", "dog", "empty"]
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: object) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    message = r"^data\.root: cannot list \S+ \(Permission denied\); make it readable"
+    with pytest.raises(ConfigError, match=message):
+        Container(tmp_path).folders()
+    with pytest.raises(ConfigError, match=message):
+        Container(tmp_path).names([""])
 
 
 def test_hidden_folders_are_left_out(tmp_path: Path) -> None:

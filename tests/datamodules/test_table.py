@@ -216,6 +216,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ({"label_column": "y"}, r"^data\.label_column=y: "),
         ({"bias_column": "bg"}, r"^data\.bias_column=bg: "),
         ({"split_column": "fold"}, r"^data\.split_column=fold: "),
+        ({"bias_column": "label"}, r"^data\.bias_column=label: it is data\.label_column too; name another column"),
         (
             {"classes": ["cat"]},
             r"^data\.file: row 5 of .*t\.csv \(4\.png\) has 'dog', which is none of data\.classes; ",
@@ -236,6 +237,12 @@ def test_wrong_options(tmp_path: Path, option: dict[str, Any], message: str) -> 
     [
         ({"label": ["cat"] * 3 + [""] + ["dog"] * 4}, r"row 4 of .* \(3\.png\) has no label; fill it in or delete"),
         ({"label": ["cat"] * 8}, r"the only class is 'cat'"),
+        ({"label": range(8)}, r"split: data\.label_column has 8 different values for 8 images; add some$"),
+        ({"split": ["a\nb" * 1000] * 8}, r"row 1 of .* has the split 'a b[ab ]{94}\.\.\.'; write train"),
+        (
+            {"path": [f"img\\{n}.png" for n in range(8)]},
+            r"8 of 8 images are missing; write / in place of \\ in the column path$",
+        ),
         (
             {"bias": ["a", "b"] * 3 + ["c", "a"]},
             r"row 7 of .* has 'c', which is none of data\.biases; .* which has a, b$",
@@ -310,6 +317,15 @@ def test_bias_labels_that_training_lacks(tmp_path: Path) -> None:
             b"path,label\na.png,cat,big\n",
             r"^data\.file: line 2 of .*t\.csv has more cells than the first line",
         ),
+        ("t.csv", b"path,label,x,x,label\n", r"^data\.file: .*t\.csv has the column label twice; rename one$"),
+        ("t.csv", b"path|label\n", r"has the columns path\|label; .*; is the separator a comma or a semicolon\?$"),
+        ("t.tsv", b"path,label\n", r"has the columns path,label; name one of them; is the separator a tab\?$"),
+        (
+            "t.csv",
+            b'path,label\n"' + b"a.png,cat\n" * 100,
+            r"^data\.file: row 1 of \S+ \((a\.png,cat ){9}a\.png,c\.\.\.\) has no label; fill it in",
+        ),
+        ("t.csv", b"path,label\n" + b"x" * 200_000, r"^data\.file: cannot read .* \(field larger than .*\); save it"),
         ("t.csv", b"path,label\na.png\n", r"row 1 of .*t\.csv \(a\.png\) has no label"),
         ("t.tsv", "path\tlabel\nä.png\tcat\n".encode("latin-1"), r"^data\.file: cannot read .*t\.tsv \('utf-8' codec"),
     ],
