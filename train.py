@@ -45,14 +45,16 @@ import warnings
 from pathlib import Path
 
 import torch
+import yaml
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, StageCallback, SynthesizeCallback
-from callbacks.chain import Fit, Stage, unroll
+from callbacks.chain import Fit, Stage, unfinished, unroll
 from callbacks.chain_check import check_chain
 from callbacks.dashboard import Dashboard, log_costs
 from callbacks.emissions import Meter
@@ -81,13 +83,13 @@ class DebiasCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None, **options: Any) -> None:
         """Parse the arguments and run what they ask for."""
-        self._asked = (sys.argv[1:] if args is None else args)[:1]
+        self._words = sys.argv[1:] if args is None else args
         super().__init__(args=args, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # in Lightning it knows no arguments
         """Name only the one that is asked for, if it is known: parsers of the others take a third of a second."""
         known = LightningCLI.subcommands()
-        return {name: known[name] for name in self._asked if name in known} or known
+        return {name: known[name] for name in self._words[:1] if name in known} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments that a chain has beyond trainer, model and data."""
@@ -104,6 +106,13 @@ class DebiasCLI(LightningCLI):
         parser.add_class_arguments(Meter, "emissions", instantiate=False)
         parser.add_class_arguments(Dashboard, "dashboard", instantiate=False)
         parser.add_class_arguments(Report, "report", instantiate=False)
+
+    def _set_seed(self) -> None:
+        """Refuse what is no seed, for which Lightning has a traceback."""
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise ConfigError(f"seed_everything: {seed} is no seed; give a number from 0 to {2**32 - 1}")
+        super()._set_seed()
 
     def _parse_ckpt_path(self) -> None:
         """Leave flags alone: Lightning would let hyper-parameters of the checkpoint beat them."""
@@ -130,8 +139,10 @@ class DebiasCLI(LightningCLI):
                 f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing: there is nothing to"
                 f" {self.subcommand}"
             )
+        if self.cfg.ckpt_path is not None and not Path(self.cfg.ckpt_path).is_file():
+            raise ConfigError(f"ckpt_path: there is no file {self.cfg.ckpt_path}; without it the last epoch is taken")
         if self.cfg.ckpt_path is None:
-            if not (last.directory / "fit_done").exists():
+            if not (last.directory / "fit_done").exists() or not last.last.is_file():
                 raise ConfigError(
                     f"ckpt_path: no trained model in {last.directory}; run fit to its end, or give --ckpt_path or"
                     " --run_dir"
@@ -150,12 +161,13 @@ class DebiasCLI(LightningCLI):
             shutil.rmtree(self.run_dir, ignore_errors=True)
         fits = self._chain()
         self.meter.check()
+        self._check_names()
         check_chain(fits, self.parts, self.datamodule)
         if not rehearsal and rank() == 0:
             claim(self.run_dir, self.parts.dump(), fits)
         if not rehearsal:
             self.meter.directory = self.run_dir
-        todo = [fit for fit in fits if not fit.is_done]
+        todo = unfinished(fits, self.run_dir / "synthetic")
         if todo and not rehearsal and rank() == 0:
             (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
         for fit in todo:
@@ -194,6 +206,19 @@ class DebiasCLI(LightningCLI):
     def _chain(self) -> list[Fit]:
         return unroll(self.cfg.stages or {"model": Stage()}, self.run_dir)
 
+    def _check_names(self) -> None:
+        """Refuse a flag that misspells a stage: it would make a new one."""
+        if any(word.partition("=")[0] == "--stages" for word in self._words):
+            return
+        files = [yaml.safe_load(Path(str(path)).read_text(encoding="utf-8")) for path in self.cfg.config or []]
+        written = [name for own in files for name in own.get("stages") or {}]
+        for name in self.cfg.stages or {}:
+            if name not in written and not any(word.startswith(f"--stages.{name}.module") for word in self._words):
+                raise ConfigError(
+                    f"stages.{name}: the configuration has no such stage, but {', '.join(written) or 'none'}; a new one"
+                    f" needs --stages.{name}.module"
+                )
+
     def _name(self) -> str:
         """Name of the configuration: that of its first file."""
         return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
@@ -204,6 +229,8 @@ class DebiasCLI(LightningCLI):
     def _fit_stage(self, fit: Fit, fits: list[Fit], todo: list[Fit]) -> None:
         """Fit and test one of the stages of this attempt; its folder holds all that another needs."""
         stage, rehearsal = fit.stage, self.parts.is_rehearsal
+        if (fit.directory / "fit_done").exists() and not fit.last.is_file():
+            raise ConfigError(f"run_dir: {fit.last} is missing; put it back, or delete {fit.directory} to fit it again")
         helpers = {key: [self._trained(own) for own in fits if own.written == name] for key, name in stage.uses.items()}
         seed = fit.seed(int(self.cfg.seed_everything))
         seed_everything(seed, workers=True, verbose=False)
@@ -318,12 +345,20 @@ def main(args: list[str] | None = None) -> None:
         _cli(DebiasCLI, args, OneLineParser)
     except ConfigError as error:
         sys.exit(complain(str(error)))
+    except MisconfigurationException as error:  # what Lightning finds only while it fits
+        sys.exit(complain(f"trainer: {' '.join(str(error).split())}"))
+    except UnicodeDecodeError as error:
+        sys.exit(complain(f"--config: a file is not UTF-8 text ({error.reason}, byte {error.start}); save it so"))
+    except KeyboardInterrupt:  # in a fit, Lightning ends the process by itself
+        sys.exit(128 + signal.SIGINT)
     except SIGTERMException:  # ends with status 0 by itself, as if the work were done
         sys.exit(128 + signal.SIGTERM)
     except OSError as error:
+        where = f" at {error.filename2 or error.filename}" if error.filename else ""
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            sys.exit(complain(f"no permission{where}: {error.strerror}; change it, or give another folder"))
         if error.errno != errno.ENOSPC:
             raise
-        where = f" at {error.filename2 or error.filename}" if error.filename else ""
         sys.exit(complain(f"no space left on the disk{where}: free some and run the same command again"))
 
 

@@ -4,15 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from callbacks.checkpoints import SafeCheckpointIO
     from callbacks.predictions import PredictionWriter
-    from callbacks.stage import SafeCheckpointIO, StageCallback
+    from callbacks.stage import StageCallback
     from callbacks.synthesize import SynthesizeCallback
 
 __all__ = ["PredictionWriter", "SafeCheckpointIO", "StageCallback", "SynthesizeCallback"]
 
 _MODULES = {
     "PredictionWriter": "callbacks.predictions",
-    "SafeCheckpointIO": "callbacks.stage",
+    "SafeCheckpointIO": "callbacks.checkpoints",
     "StageCallback": "callbacks.stage",
     "SynthesizeCallback": "callbacks.synthesize",
 }

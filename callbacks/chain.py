@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from callbacks.synthesis.manifest import is_lost
 from callbacks.synthesis.plan import make_seed
 from lightning_modules.errors import ConfigError
 
@@ -133,6 +134,20 @@ def unroll(stages: dict[str, Stage], run_dir: Path) -> list[Fit]:
         if count > 1:
             raise ConfigError(f"stages.{name}: a repeat of another stage has this name too; rename the stage")
     return fits
+
+
+def unfinished(fits: list[Fit], synthetic: Path) -> list[Fit]:
+    """List the fits that are not over.
+
+    Args:
+        fits: The chain.
+        synthetic: The synthetic folder; where its images are lost, those who made them count as not over, unless the
+            whole chain is over.
+    """
+    left = [fit for fit in fits if not fit.is_done]
+    if left and is_lost(synthetic):
+        left = [fit for fit in fits[: left[-1].position] if not fit.is_done or fit.stage.synthesize != "no"]
+    return left
 
 
 def _check_references(name: str, stage: Stage, stages: dict[str, Stage], earlier: list[str]) -> None:

@@ -1,5 +1,8 @@
 """What is refused before a chain begins, since it could only fail after hours."""
 
+import logging
+
+import torch
 from jsonargparse import Namespace
 
 from callbacks.chain import Fit, Stage
@@ -7,6 +10,9 @@ from callbacks.parts import Parts
 from callbacks.synthesis_check import check_synthesis
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier, ConfigError, StagedModule
+
+LOGGER = logging.getLogger("diffubias")
+MODULES = ("biased", "diffusion", "gan", "adapted", "pretrain")
 
 
 def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
@@ -23,8 +29,10 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
     if not all(fit.is_done for fit in fits):
         data.setup("fit")  # the data first: nothing is fetched for a folder that is not there
     stages = {fit.written: fit.stage for fit in fits}
+    _warn_of_idle(stages, parts.settings)
     for name, stage in stages.items():
         _check_settings(name, stage, parts.settings)
+        _check_images(name, stages, parts)
         if not all(fit.is_done for fit in fits if fit.written == name):
             _check_stage(name, stages, parts, data)
 
@@ -38,9 +46,35 @@ def _check_settings(name: str, stage: Stage, settings: Namespace) -> None:
         )
     if not isinstance(settings.get(stage.module), Namespace):
         raise ConfigError(f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model")
+    for key in ("check_val_every_n_epoch", "accumulate_grad_batches"):
+        if settings.trainer.get(key) is not None and settings.trainer[key] < 1:
+            raise ConfigError(f"trainer.{key} must be at least 1, got {settings.trainer[key]}")
+    for key, epochs in ((f"stages.{name}", stage.max_epochs), ("trainer", settings.trainer.max_epochs)):
+        if epochs is not None and epochs < -1:
+            raise ConfigError(f"{key}.max_epochs must be at least 1, got {epochs}")
     for key in stage.trainer:
         if key not in settings.trainer:
             raise ConfigError(f"stages.{name}.trainer.{key}: the Trainer has no such argument; see train.py fit -h")
+
+
+def _check_images(name: str, stages: dict[str, Stage], parts: Parts) -> None:
+    """Refuse a stage that learns from images which nothing before it mines or draws."""
+    stage = stages[name]
+    before = list(stages.values())[: list(stages).index(name)]
+    synthesised = any(own.synthesize != "no" for own in before) or stage.synthesize == "start"
+    if stage.data != "real" and not synthesised and not (parts.run_dir / "synthetic").exists():
+        raise ConfigError(
+            f"stages.{name}.data={stage.data}: nothing is synthesised before it; set data to real, or the synthesize"
+            " of an earlier stage to end"
+        )
+
+
+def _warn_of_idle(stages: dict[str, Stage], settings: Namespace) -> None:
+    """Tell of parts that are set and do nothing in this chain."""
+    used = {stage.module for stage in stages.values()}
+    idle = [key for key in MODULES if settings.get(key) is not None and key not in used]
+    if idle:
+        LOGGER.warning("%s: no stage of this chain fits it, so that its settings change nothing", ", ".join(idle))
 
 
 def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: DebiasDataModule) -> None:
@@ -50,17 +84,53 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
     if not isinstance(module, StagedModule):
         raise ConfigError(f"{stage.module}.class_path: {type(module).__name__} is no StagedModule; see docs")
     module.check()
+    if isinstance(module, Classifier):
+        _try_classifier(stage.module, parts.make(stage.module), data)
     module.helpers = {
         key: [parts.make(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
     }
     data.source = stage.data
     module.check_fit(data)
+    if stage.trainer:  # that of the other stages is made before the first fit
+        try:
+            parts.trainer(name, parts.run_dir, [], stage, logs=False)
+        except ConfigError as error:
+            raise ConfigError(f"stages.{name}.trainer={stage.trainer} does not fit; {error}") from error
     if stage.init_from is not None:
         _check_start(name, module, stage.init_from, parts.make(stages[stage.init_from].module))
     if stage.synthesize != "no":
         before = list(stages.values())[: list(stages).index(name)]
         mined = any(own.synthesize in ("end", "captions") for own in before)
         check_synthesis(parts.synthesis(stage), data, module, mined)
+
+
+def _try_classifier(key: str, module: Classifier, data: DebiasDataModule) -> None:
+    """Refuse a network that cannot take the images, and rates of which no optimizer can be made.
+
+    Args:
+        key: The module's place in the configuration.
+        module: A module that is used for nothing else.
+        data: The data.
+    """
+    asked, classes, size = module.hparams["num_classes"], data.num_classes, data.image_size
+    if asked not in (None, classes):
+        raise ConfigError(f"{key}.num_classes is {asked}, but the data have {classes} classes: leave it out")
+    module.hparams["num_classes"] = classes
+    module.configure_model()
+    try:
+        with torch.no_grad():
+            scores = module.train()(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(
+            f"{key}.backbone: {module.hparams['backbone']} cannot take images of {size} pixels"
+            f" ({' '.join(str(error).split())[:150]}); set data.image_size, or another backbone"
+        ) from error
+    if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
+        raise ConfigError(
+            f"{key}.backbone: {module.hparams['backbone']} gives something else than a score for each class while it"
+            " learns; take another backbone"
+        )
+    module.configure_optimizers()
 
 
 def _check_start(name: str, module: StagedModule, source_name: str, source: StagedModule) -> None:

@@ -4,17 +4,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from callbacks.chain import Fit, Stage
+from callbacks.checkpoints import SafeCheckpointIO
 from callbacks.dashboard import Dashboard
 from callbacks.emissions import Meter
 from callbacks.loggers import make_loggers
 from callbacks.results import read_rows
-from callbacks.stage import SafeCheckpointIO, load_trained
+from callbacks.stage import load_trained
 from callbacks.synthesize import SynthesizeCallback
 from datamodules import DebiasDataModule
 from lightning_modules import ConfigError
@@ -99,7 +101,9 @@ class Parts:
         dashboard.earlier = read_rows("test", fits[: fits.index(fit)])
         return dashboard
 
-    def trainer(self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None) -> Trainer:
+    def trainer(
+        self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None = None, logs: bool = True
+    ) -> Trainer:
         """Make a Trainer whose every file is in ``directory``, but for those of W&B, which a whole chain shares.
 
         Args:
@@ -107,10 +111,24 @@ class Parts:
             directory: Its folder.
             callbacks: Those that come after the user's own.
             stage: Whose settings replace those of the chain; None outside a chain.
+            logs: Whether it has loggers.
 
         Raises:
-            ConfigError: The strategy cannot work here.
+            ConfigError: A setting of the Trainer or of a logger is wrong, or cannot work here.
         """
+        try:
+            trainer = self._trainer(name, directory, callbacks, stage, logs and not self.is_rehearsal)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:  # of settings that do not fit
+            raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise ConfigError(
+                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
+            )
+        return trainer
+
+    def _trainer(
+        self, name: str, directory: Path, callbacks: list[Callback], stage: Stage | None, logs: bool
+    ) -> Trainer:
         spec = self.settings.trainer.clone()
         spec.update(Namespace(stage.trainer if stage else {}))
         if stage and stage.max_epochs is not None:
@@ -126,10 +144,5 @@ class Parts:
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
         places = (self.run_dir, name, directory)
-        logger = False if self.is_rehearsal else make_loggers(loggers, *places, of_chain=stage is not None)
-        trainer = Trainer(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            raise ConfigError(
-                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
-            )
-        return trainer
+        logger = make_loggers(loggers, *places, of_chain=stage is not None) if logs else False
+        return Trainer(**arguments, logger=logger, plugins=plugins, callbacks=[*own, *callbacks])

@@ -5,10 +5,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from callbacks.chain import Fit
+from callbacks.checkpoints import read_checkpoint
 from callbacks.probe import source_auroc
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_bytes, write_json
@@ -143,7 +143,7 @@ def _test(
 
 def _step(checkpoint: Path) -> int:
     """The optimizer step after which a checkpoint was written; the weights stay on the disk."""
-    return int(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    return int(read_checkpoint(checkpoint, mmap=True)["global_step"])
 
 
 def _name(groups: GroupTable, datamodule: DebiasDataModule) -> list[dict[str, Any]]:

@@ -28,8 +28,13 @@ def claim(run_dir: Path, text: str, fits: list[Fit]) -> None:
     """
     path = run_dir / CONFIG
     started = any(run_dir.glob("stages/*/checkpoints/*")) or (run_dir / "synthetic").exists()
-    if path.exists() and started:  # a first attempt may fail at once, of a setting that is then put right
-        old, new = (flatten(yaml.safe_load(own)) for own in (path.read_text(), text))
+    if started and not path.exists():
+        raise ConfigError(
+            f"run_dir: {run_dir} holds a run without its {CONFIG}, so that its settings are not known; put that file"
+            " back, or give another --run_dir"
+        )
+    if started:  # a first attempt may fail at once, of a setting that is then put right
+        old, new = _read(path), flatten(yaml.safe_load(text))
         if old == new:
             return
         free = _free_keys(run_dir, fits)
@@ -43,12 +48,21 @@ def claim(run_dir: Path, text: str, fits: list[Fit]) -> None:
     write_bytes(path, text.encode())
 
 
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return flatten(yaml.safe_load(path.read_text()))
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"run_dir: {path} is damaged; put it back, or give another --run_dir") from error
+
+
 def _free_keys(run_dir: Path, fits: list[Fit]) -> tuple[str, ...]:
     """Beginnings of the keys that concern only stages that have not started."""
     ours = {fit.directory for fit in fits}
     if any(file.parents[1] not in ours for file in run_dir.glob("stages/*/checkpoints/*")):
         return ()  # the chain itself has changed: its folders would be taken for those of stages that have not started
-    fixed = {fit.written for fit in fits if fit.is_started}
+    synthesised = (run_dir / "synthetic").exists()
+    begun = [fit.is_started or (synthesised and fit.stage.synthesize in ("end", "captions")) for fit in fits]
+    fixed = {fit.written for number, fit in enumerate(fits) if any(begun[number:])}  # later ones build on it
     modules = {fit.stage.module for fit in fits if fit.written in fixed}
     idle = {fit.written: fit.stage.module for fit in fits if fit.written not in fixed}
     return (

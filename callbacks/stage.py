@@ -1,15 +1,12 @@
 """What a stage of a chain needs around its fit: reproducible epochs, starting weights, whole files, a marker."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins import TorchCheckpointIO
 
-from callbacks.synthesis.files import make_folder, write_bytes
+from callbacks.checkpoints import read_checkpoint
 from lightning_modules.errors import ConfigError
 
 
@@ -80,7 +77,7 @@ def load_classifier(module: LightningModule, checkpoint: Path) -> None:
         raise ConfigError(
             f"init_from: there is no {checkpoint}: no epoch of that stage was validated, so set init_epoch to last"
         )
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     prefix = "network."
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     try:
@@ -106,7 +103,7 @@ def load_trained(module: LightningModule, checkpoint: Path) -> LightningModule:
     Raises:
         ConfigError: The checkpoint was written by a module with other settings.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_checkpoint(checkpoint)
     saved = content.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
     if "weights" in saved:
         module.hparams["weights"] = saved["weights"]
@@ -118,25 +115,3 @@ def load_trained(module: LightningModule, checkpoint: Path) -> LightningModule:
     if missing:
         raise ConfigError(f"uses: {checkpoint} was written by a module without {missing[0]}: give another run_dir")
     return module.eval()
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and move it there, so that a kill or a full disk leaves the one before.
-
-    Lightning's own goes through the system's folder for temporary files. Where that is another disk, moving is copying,
-    and half a file may be left.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Save a checkpoint.
-
-        Raises:
-            ConfigError: The disk is full.
-        """
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        make_folder(Path(path).parent)
-        write_bytes(Path(path), buffer.getbuffer())

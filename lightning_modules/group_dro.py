@@ -85,7 +85,8 @@ class GroupDRO(Classifier):
                     "follows the bias before this one, say `biased`, and add `uses: {amplifier: biased}` here."
                 )
         elif data.source != "synthetic":  # what is not drawn yet has no labels yet
-            _check_labels(data.train_biases(), f"training images of {type(data).__name__}")
+            images = f"training images of {type(data).__name__}"
+            _check_labels(data.train_biases(), images, "take JTT or LfF")
 
     def on_fit_start(self) -> None:
         """Find the group of every training image.
@@ -98,7 +99,7 @@ class GroupDRO(Classifier):
         self._real = entries.real
         first = entries.real if data.source == "synthetic" else 0
         if self.hparams["groups"] == "labels":
-            _check_labels(entries.biases[first:], f"{data.source} images")
+            _check_labels(entries.biases[first:], f"{data.source} images", "give prompts that name the {bias}")
         else:
             entries, num_biases = dataclasses.replace(entries, biases=self._errors(len(entries))), 2
         groups = entries.groups(num_biases)
@@ -158,9 +159,8 @@ class GroupDRO(Classifier):
         self.group_weights = torch.zeros_like(weights, device=self.device)
 
 
-def _check_labels(biases: Tensor, images: str) -> None:
+def _check_labels(biases: Tensor, images: str, remedy: str) -> None:
     if not bool((biases >= 0).any()):
         raise ConfigError(
-            f"GroupDRO needs bias labels, and the {images} have none: set model.groups to errors, take JTT or LfF, or, "
-            "for synthetic images, prompts that name the {bias}."
+            f"GroupDRO needs bias labels, and the {images} have none: set model.groups to errors, or {remedy}."
         )

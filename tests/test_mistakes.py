@@ -45,6 +45,21 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
             ["fit", "--config={MINIATURE}", "--stages.debiased.trainer={epochs: 1}"],
             ["stages.debiased.trainer.epochs"],
         ),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.trainer={precision: fp16}"], ["trainer: ", "fp16"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiased.max_epochs=-3"], ["stages.debiased.max_epochs", "-3"]),
+        (["fit", "--config={MINIATURE}", "--stages.debiasd.max_epochs=3"], ["stages.debiasd", "biased, debiased"]),
+        (["fit", "--config={MINIATURE}", "--stages.biased.synthesize=no"], ["stages.debiased.data=both", "real"]),
+        (["fit", "--config={MINIATURE}", "--model.num_classes=3"], ["model.num_classes is 3", "8 classes"]),
+        (["fit", "--config={MINIATURE}", "--model.backbone=vit_b_16"], ["vit_b_16", "32 pixels", "data.image_size"]),
+        (["fit", "--config={MINIATURE}", "--model.backbone=inception_v3"], ["inception_v3", "backbone"]),
+        (["fit", "--config={MINIATURE}", "--model.lr=-1"], ["model.lr", "-1"]),
+        (["fit", "--config={MINIATURE}", "--synthesize.generator.scheduler=Foo"], ["generator.scheduler", "Foo"]),
+        (["fit", "--config={MINIATURE}", "--trainer.accelerator=foo"], ["trainer: ", "foo"]),
+        (["fit", "--config={MINIATURE}", "--trainer.max_epochs=-5"], ["trainer.max_epochs", "-5"]),
+        (["fit", "--config={MINIATURE}", "--trainer.limit_train_batches=2.5"], ["trainer: ", "limit_train_batches"]),
+        (["fit", "--config={MINIATURE}", "--trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch", "0"]),
+        (["fit", "--config={MINIATURE}", "--seed_everything=-3"], ["seed_everything", "-3"]),
+        (["test", "--config={MINIATURE}", "--ckpt_path=nope.ckpt"], ["ckpt_path", "nope.ckpt"]),
         (["fit", "--config={MINIATURE}", "--data.conflict_ratio=5"], ["data.conflict_ratio", "0.05"]),
         (["fit", "--config={MINIATURE}", "--synthesize.top_k=0"], ["synthesize.top_k"]),
         (["fit", "--config={MINIATURE}", "--synthesize.top_k=100000"], ["synthesize.top_k=100000", "lower it"]),
@@ -75,6 +90,7 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
                 "--config=configs/miniature_ddb_1.yaml",
                 "--stages.diffusion.synthesize=no",
                 "--stages.amplifier.synthesize=end",
+                "--stages.amplifier.data=real",
             ],
             ["synthesize.generator.folder", "fitted Vanilla"],
         ),
@@ -211,6 +227,48 @@ def test_a_failed_last_stage_is_mended_in_the_same_folder(fit: list[str], refere
     assert call(*words).status == 0
     assert contents(tmp_path / "run/stages/01-biased") == contents(reference / "stages/01-biased")
     assert reached(tmp_path / "run") == reached(reference)
+
+
+def test_lost_images_are_drawn_again(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    shutil.rmtree(run / "stages/02-debiased")
+    shutil.rmtree(run / "synthetic/images")
+    words = [*fit, f"--run_dir={run}"]
+    assert_one_line(call(*words), "is missing; delete", "metadata.jsonl and run the same command again")
+    (run / "synthetic/metadata.jsonl").unlink()
+    assert call(*words).status == 0
+    assert contents(run / "synthetic/images") == contents(reference / "synthetic/images")
+    assert reached(run) == reached(reference)
+
+
+def test_what_a_run_was_made_with_must_be_known(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    words = [*fit, f"--run_dir={run}"]
+    shutil.rmtree(run / "stages/01-biased")
+    assert_one_line(call(*words, "--biased.q=0.2"), "biased.init_args.q: 0.7 -> 0.2")  # stage 2 builds on it
+    shutil.rmtree(run / "stages")
+    assert_one_line(call(*words, "--biased.q=0.2"), "biased.init_args.q: 0.7 -> 0.2")  # so do the images
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(f"{config}\n\t: [")
+    assert_one_line(call(*words), "config.yaml is damaged")
+    (run / "config.yaml").unlink()
+    assert_one_line(call(*words), "without its config.yaml")
+
+
+def test_checkpoints_that_are_lost_or_damaged(fit: list[str], reference: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    words = [*fit, f"--run_dir={run}"]
+    last = run / "stages/02-debiased/checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert_one_line(call("test", *words[1:]), "last.ckpt is damaged")
+    last.unlink()
+    assert_one_line(call("test", *words[1:]), "no trained model in", "02-debiased")
+    (run / "stages/02-debiased/done").unlink()
+    assert_one_line(call(*words), "last.ckpt is missing", "delete")
+    assert_one_line(call("test", *words[1:], f"--ckpt_path={run / 'config.yaml'}"), "config.yaml is damaged or no")
 
 
 def test_the_strip_is_drawn_if_a_kill_came_before_it(fit: list[str], reference: Path, tmp_path: Path) -> None:

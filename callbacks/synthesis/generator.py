@@ -194,10 +194,12 @@ class DiffusersGenerator(Generator):
         """Look whether the pipeline is there, unless it comes from the stage before.
 
         Raises:
-            ConfigError: See :func:`lightning_modules.pretrained.check_source`.
+            ConfigError: See :func:`lightning_modules.pretrained.check_source`; unknown scheduler.
         """
         if not isinstance(module, TextToImage):
             check_source(self._source, "model_index.json")
+        if self.scheduler is not None:
+            find_scheduler(self.scheduler)
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Draw with the fine-tuned model, if the stage before has made one."""
@@ -301,11 +303,18 @@ def make_scheduler(name: str, current: Any) -> Any:
     Raises:
         ConfigError: diffusers has no such scheduler.
     """
+    return find_scheduler(name).from_config(current.config)
+
+
+def find_scheduler(name: str) -> Any:
+    """Return the class of a scheduler.
+
+    Raises:
+        ConfigError: diffusers has no such scheduler.
+    """
     import diffusers
 
     kind: Any = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        known = ", ".join(sorted(item.__name__ for item in current.compatibles)[:12])
-        raise ConfigError(f"{KEY}.scheduler: diffusers has no scheduler {name!r}; this model goes with {known}")
-    make: Any = kind.from_config
-    return make(current.config)
+        raise ConfigError(f"{KEY}.scheduler: diffusers has no scheduler {name!r}; take EulerDiscreteScheduler, say")
+    return kind

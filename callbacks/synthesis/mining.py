@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from callbacks.checkpoints import read_checkpoint
 from callbacks.synthesis.distributed import agree, gather, on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.losses import Losses, write_losses
@@ -139,7 +140,7 @@ def weights_of(module: nn.Module, checkpoint: Path | None) -> Iterator[None]:
             "last"
         )
     own = {name: value.clone() for name, value in module.state_dict().items()}
-    module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    module.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     try:
         yield
     finally:
