@@ -8,11 +8,17 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 
+from datamodules.dataset import FileStore
+
+COLUMNS = ("index", "label", "prediction", "probability", "class_name", "predicted_name")
+
 
 class PredictionWriter(BasePredictionWriter):
-    """Write ``predictions.csv``: index, label, prediction and its probability, one row an image.
+    """Write ``predictions.csv``, one row an image.
 
-    Each rank of several writes its own file, ``predictions-RANK.csv``.
+    The columns are index, label, prediction and its probability, the names of the two classes, and the path of the
+    image below ``data.root`` where the data are files. Each rank of several writes its own file,
+    ``predictions-RANK.csv``.
     """
 
     def __init__(self) -> None:
@@ -25,12 +31,22 @@ class PredictionWriter(BasePredictionWriter):
         name = f"predictions-{trainer.global_rank}.csv" if trainer.world_size > 1 else "predictions.csv"
         path = Path(trainer.default_root_dir) / name
         path.parent.mkdir(parents=True, exist_ok=True)
+        classes: Sequence[str] = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        paths = _paths(trainer)
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["index", "label", "prediction", "probability"])
+            writer.writerow([*COLUMNS, *([] if paths is None else ["path"])])
             for batch in predictions:
                 probability, prediction = batch["probability"].float().max(dim=1)
                 columns = (batch["index"], batch["label"], prediction, probability)
-                writer.writerows(zip(*(column.tolist() for column in columns), strict=True))
+                for index, label, predicted, share in zip(*(column.tolist() for column in columns), strict=True):
+                    place = [] if paths is None else [paths[index]]
+                    writer.writerow([index, label, predicted, share, classes[label], classes[predicted], *place])
         if trainer.is_global_zero:
             print(f"predictions: {path}")
+
+
+def _paths(trainer: Trainer) -> Sequence[str] | None:
+    """Paths of the predicted images by their index, as the data name them; None where the images lie in arrays."""
+    images = trainer.predict_dataloaders.dataset.parts[0].images  # type: ignore[union-attr]
+    return images.files.names if isinstance(images, FileStore) else None

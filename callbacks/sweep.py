@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from callbacks.table import METRICS, OneLineArguments, find_runs, show
 
+CONFIG = "config.yaml"
 LOG = "fit.log"
 COMMAND = "command.json"
 GRACE = 30  # seconds that a run gets to end after it was told to
@@ -104,6 +105,11 @@ class Sweep:
         jobs: The runs.
         at_once: How many run at the same time; None runs one a GPU, or one alone.
         gpus: GPUs that are dealt out to them, one each; none leaves the choice to ``fit``.
+
+    Attributes:
+        failures: The runs that failed, each with the line that says why.
+        refused: Runs whose settings ``fit`` does not take, with those that were not tried because they differ from one
+            of them in nothing but the seed.
     """
 
     def __init__(self, jobs: Sequence[Job], at_once: int | None = None, gpus: Sequence[str] = ()) -> None:
@@ -111,15 +117,17 @@ class Sweep:
         self.gpus = list(gpus)
         self.at_once = at_once or len(self.gpus) or 1
         self.failures: dict[Job, str] = {}
+        self.refused: set[Job] = set()
+        self._waiting: deque[Job] = deque()
         self._running: dict[int, tuple[Job, subprocess.Popen[bytes], int, float]] = {}
 
     def run(self) -> dict[Job, str]:
         """Run what is not finished, and go on after a failure.
 
         Returns:
-            The failed runs, each with the line that says why.
+            ``failures``.
         """
-        waiting = deque(job for job in self.jobs if not job.is_finished)
+        waiting = self._waiting = deque(job for job in self.jobs if not job.is_finished)
         done = len(self.jobs) - len(waiting)
         if done:
             _say(f"{done} of {len(self.jobs)} runs are finished already")
@@ -168,6 +176,17 @@ class Sweep:
             return
         self.failures[job] = _reason(job.folder / LOG, begin, process.returncode)
         _say(f"{count} {job.name}: failed, {self.failures[job]}")
+        if process.returncode == 2 and not (job.folder / CONFIG).exists():  # which a fit writes once it is checked
+            self._refuse(job)
+
+    def _refuse(self, job: Job) -> None:
+        """Leave out what differs from a refused run in nothing but the seed: it would be refused too."""
+        alike = [other for other in self._waiting if other.folder.parent == job.folder.parent]
+        self.refused |= {job, *alike}
+        for other in alike:
+            self._waiting.remove(other)
+        if alike:
+            _say(f"left out, the same settings: {', '.join(other.name for other in alike)}")
 
     def _stop(self) -> None:
         """End what still runs, so that it can be resumed."""
@@ -194,17 +213,20 @@ def main(words: Sequence[str]) -> int:
         words: The arguments after ``sweep``.
 
     Returns:
-        The exit status: 0, 1 if a run failed, 130 after Ctrl-C, 128 + n after signal n.
+        The exit status: 0, 1 if a run failed, 2 if the settings of all are wrong, 130 after Ctrl-C, 128 + n after
+        signal n.
     """
     parser = _parser()
     arguments, further = parser.parse_known_args(words)
     _check(parser, arguments, further)
     jobs = plan(arguments.config, arguments.seeds, arguments.vary, arguments.runs, further)
+    sweep = Sweep(jobs, arguments.jobs, arguments.gpus)
     try:
         with _signals_end_us():
-            failures = Sweep(jobs, arguments.jobs, arguments.gpus).run()
+            failures = sweep.run()
         # a failed run may have found the results of other settings in its folder
-        runs, unfinished = find_runs([job.folder for job in jobs if job not in failures], arguments.runs)
+        kept = [job.folder for job in jobs if job not in failures and job not in sweep.refused]
+        runs, unfinished = find_runs(kept, arguments.runs)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     except (KeyboardInterrupt, SystemExit) as end:
@@ -215,7 +237,7 @@ def main(words: Sequence[str]) -> int:
         _say(f"{len(failures)} of {len(jobs)} runs failed:")
         for job, reason in failures.items():
             _say(f"  {job.name}: {reason} ({job.folder / LOG})")
-    return 1 if failures else 0
+    return 2 if len(sweep.refused) == len(jobs) else int(bool(failures))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -266,7 +288,10 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace, furth
         parser.error(f"{further[0]}: what is this for? give settings as --KEY VALUE")
     given = [word.removeprefix("--").partition("=")[0] for word in further if word.startswith("--")]
     for key in [*keys, *given]:
-        if key in _OURS:
+        # fit would take the beginning of a key for the key
+        if full := next((own for own in vars(arguments) if own.startswith(key) and own != key), None):
+            parser.error(f"--{key}: write --{full} in full")
+        if any(own.startswith(key) for own in _OURS):
             parser.error(f"--{key}: the sweep gives this to the runs itself; use --config, --seeds and --runs")
 
 

@@ -218,7 +218,11 @@ def main(words: Sequence[str]) -> int:
         parser.error(f"--metric: no run has {', '.join(unknown)}; there are {', '.join(known)}")
     groups = show(runs, unfinished, arguments.metric, arguments.stages == "all")
     if arguments.csv is not None:
-        write_csv(arguments.csv, groups, arguments.metric, arguments.stages == "all")
+        try:
+            write_csv(arguments.csv, groups, arguments.metric, arguments.stages == "all")
+        except OSError as error:
+            reason = f"{error.strerror}: {error.filename}"
+            parser.error(f"--csv: {arguments.csv} cannot be written ({reason}); give another file")
     return 0
 
 
@@ -238,7 +242,7 @@ def _read(folder: Path, base: Path) -> Run:
         results = json.loads((folder / "results.json").read_text())
         settings = {key: value for key, value in flatten(config).items() if key != "seed_everything"}
         seed, _ = int(results["seed"]), results["test"]
-    except (yaml.YAMLError, ValueError, KeyError, AttributeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{folder} holds no run of ours ({text}); move it away or run fit there again") from error
     relative = folder.relative_to(base) if folder.is_relative_to(base) else Path(folder.name)

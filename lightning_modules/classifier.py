@@ -1,5 +1,7 @@
 """The base of every classifier: network, optimizer, metrics and checkpoints."""
 
+import textwrap
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -13,6 +15,8 @@ from .metrics import GroupMetrics
 from .staged import StagedModule
 
 Batch = dict[str, Tensor]
+
+_CLASSES_KEY = "diffubias_classes"
 
 
 class Classifier(StagedModule):
@@ -126,11 +130,16 @@ class Classifier(StagedModule):
 
     def _new_metrics(self) -> None:
         data = getattr(self._trainer, "datamodule", None)
-        biases = len(getattr(data, "bias_names", ())) or None
+        biases = tuple(getattr(data, "bias_names", ()))
         aligned = getattr(data, "aligned_bias", None)
-        self.val_metrics = GroupMetrics(self.num_classes, biases, "val", aligned)
-        self.test_metrics = GroupMetrics(self.num_classes, biases, "test", aligned)
-        self.synthetic_metrics = GroupMetrics(self.num_classes, biases, "synthetic", aligned)
+        names = {"class_names": self._class_names(), "bias_names": biases}
+        self.val_metrics = GroupMetrics(self.num_classes, len(biases) or None, "val", aligned, **names)
+        self.test_metrics = GroupMetrics(self.num_classes, len(biases) or None, "test", aligned, **names)
+        self.synthetic_metrics = GroupMetrics(self.num_classes, len(biases) or None, "synthetic", aligned, **names)
+
+    def _class_names(self) -> list[str]:
+        """Names of the classes of the attached data; none where there are no data or they name no class."""
+        return [str(name) for name in getattr(getattr(self._trainer, "datamodule", None), "class_names", ())]
 
     def build(self) -> None:
         """Build ``network``, and in a subclass whatever else is trained; the number of classes is known here.
@@ -325,20 +334,23 @@ class Classifier(StagedModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write down the stage, and that pretrained weights need not be fetched again."""
+        """Write down the stage, the names of the classes, and that pretrained weights need not be fetched again."""
         super().on_save_checkpoint(checkpoint)
+        if classes := self._class_names():
+            checkpoint[_CLASSES_KEY] = classes
         weights = self.hparams["weights"]
         if weights is not None:
             weights = FROM_CHECKPOINT + weights.removeprefix(FROM_CHECKPOINT)
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**self.hparams, "weights": weights}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another stage or network, and build the network for its weights.
+        """Refuse a checkpoint of another stage, other classes or another network; build the network for its weights.
 
         Raises:
-            ConfigError: the checkpoint was written by another stage, or for another network.
+            ConfigError: the checkpoint was written by another stage, or for other classes or another network.
         """
         super().on_load_checkpoint(checkpoint)
+        _compare_classes(checkpoint.get(_CLASSES_KEY, []), self._class_names())
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         if self.hparams["num_classes"] is None:
             self.hparams["num_classes"] = saved.get("num_classes")
@@ -348,3 +360,12 @@ class Classifier(StagedModule):
                     f"the checkpoint has model.{key} {saved[key]}, but this run {self.hparams[key]}: make them agree."
                 )
         self.configure_model()
+
+
+def _compare_classes(known: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse data whose classes are not those of the checkpoint, in its order, where both name them."""
+    if known and given and list(known) != list(given):
+        ours, theirs = (textwrap.shorten(", ".join(names), 200, placeholder=" ...") for names in (known, given))
+        raise ConfigError(
+            f"the checkpoint knows the classes {ours}, but data has {theirs}: give the data it was trained on."
+        )

@@ -54,6 +54,8 @@ class GroupMetrics(Metric):
         num_biases: int | None = None,
         name: str = "",
         aligned_bias: Sequence[int] | None = None,
+        class_names: Sequence[str] = (),
+        bias_names: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         """Start without samples.
@@ -63,12 +65,16 @@ class GroupMetrics(Metric):
             num_biases: number of bias attributes B; None takes as many as the samples show.
             name: what the log calls this set of samples.
             aligned_bias: the bias attribute that goes with each class; None takes the class's own number.
+            class_names: what the log calls the classes; their numbers where there are no names.
+            bias_names: what the log calls the bias attributes, likewise.
             **kwargs: for ``torchmetrics.Metric``.
         """
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.num_biases = num_biases
         self.name = name
+        self.class_names = tuple(class_names)
+        self.bias_names = tuple(bias_names)
         self.aligned_bias = torch.arange(num_classes) if aligned_bias is None else torch.tensor(aligned_bias)
         self._table: GroupTable | None = None
         self._empty_logged = False
@@ -147,12 +153,22 @@ class GroupMetrics(Metric):
         if not empty or self._empty_logged:
             return
         self._empty_logged = True
-        shown = ", ".join(f"({int(groups.label[i])}, {int(groups.bias[i])})" for i in empty[:8])
+        shown = ", ".join(self._called(int(groups.label[i]), int(groups.bias[i])) for i in empty[:8])
         more = ", ..." if len(empty) > 8 else ""
+        kind = "classes" if int(groups.bias[0]) < 0 else "groups (label, bias)"
         _info(
-            f"{self.name or 'metrics'}: {len(empty)} of {len(groups.count)} groups (label, bias) have no sample and "
-            f"are left out: {shown}{more}"
+            f"{self.name or 'metrics'}: {len(empty)} of {len(groups.count)} {kind} have no sample and are left out: "
+            f"{shown}{more}"
         )
+
+    def _called(self, label: int, bias: int) -> str:
+        """What the log calls a group; a class alone where its bias is -1."""
+        name = _name(label, self.class_names)
+        return name if bias < 0 else f"({name}, {_name(bias, self.bias_names)})"
+
+
+def _name(number: int, names: Sequence[str]) -> str:
+    return names[number] if number < len(names) else str(number)
 
 
 def _without_doubles(records: Tensor) -> tuple[Tensor, Tensor, Tensor]:

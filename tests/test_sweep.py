@@ -74,6 +74,10 @@ def test_runs_share_the_cores_and_the_gpus(monkeypatch: pytest.MonkeyPatch) -> N
         (["--vary", "model.lr", "1", "--vary", "model.lr", "2"], ["--vary model.lr", "once"]),
         (["--vary", "seed_everything", "1", "2"], ["--seed_everything", "--seeds"]),
         (["--run_dir", "x"], ["--run_dir", "--runs"]),
+        (["--seed", "1"], ["--seed:", "--seeds in full"]),
+        (["--seed_ev=1"], ["--seed_ev:", "use --config, --seeds"]),
+        (["--run", "x"], ["--run:", "--runs in full"]),
+        (["--vary", "conf", "x"], ["--conf:", "--config in full"]),
         (["stray", "--model.lr", "1"], ["stray", "--KEY VALUE"]),
     ],
     ids=" ".join,
@@ -143,6 +147,14 @@ def test_other_settings_do_not_pass_for_finished(swept: tuple[Path, Outcome], sm
     assert outcome.out == ""
     # what only concerns how it is carried out is accepted
     assert call(*words(small, runs, *one, "--trainer.log_every_n_steps", "1")).status == 0
+
+
+def test_settings_that_fit_refuses_are_tried_with_one_seed(small: Small, tmp_path: Path) -> None:
+    outcome = call(*words(small, tmp_path, "--seeds", "1", "2", "3", "--data.rot", "x"))
+    assert outcome.status == 2
+    assert "left out, the same settings: miniature_vanilla/seed-2, miniature_vanilla/seed-3" in outcome.err
+    assert "rot" in outcome.err.splitlines()[-1]
+    assert [folder.name for folder in (tmp_path / "miniature_vanilla").iterdir()] == ["seed-1"]
 
 
 def is_alive(pid: int) -> bool:

@@ -129,6 +129,10 @@ def test_csv_has_every_single_value(tmp_path: Path) -> None:
         (["{root}"], ["no finished run", "fit"]),
         (["{root}/ok", "--metric", "acuracy"], ["--metric", "acuracy", "accuracy, aligned, balanced"]),
         (["{root}/torn"], ["torn", "run fit there again"]),
+        (["{root}/list"], ["list", "run fit there again"]),
+        (["{root}/loop"], ["loop", "run fit there again"]),
+        (["{root}/ok", "--csv={root}"], ["--csv", "Is a directory", "another file"]),
+        (["{root}/ok", "--csv={root}/ok/results.json/x"], ["--csv", "File exists", "another file"]),
         ([], ["FOLDER"]),
     ],
 )
@@ -137,6 +141,11 @@ def test_mistakes_are_told_in_one_line(words: list[str], parts: list[str], tmp_p
         write_run(tmp_path / "ok", 1, full(0.5))
     if "{root}/torn" in words:
         (write_run(tmp_path / "torn", 1, full(0.5)) / "results.json").write_text('{"seed"')
+    if "{root}/list" in words:
+        (write_run(tmp_path / "list", 1, full(0.5)) / "results.json").write_text("[]")
+    if "{root}/loop" in words:
+        (write_run(tmp_path / "loop", 1, full(0.5)) / "config.yaml").unlink()
+        (tmp_path / "loop/config.yaml").symlink_to("config.yaml")  # cannot be read by anybody
     outcome = call("table", *(word.replace("{root}", str(tmp_path)) for word in words))
     assert outcome.status == 2
     assert len(outcome.err.splitlines()) == 1

@@ -42,6 +42,8 @@ def main(words: Sequence[str], open_run: Opener) -> int:
     folders = [*(run.folder for run in runs), *unfinished]
     if len(folders) > 1 and arguments.out is None:
         parser.error(f"--out: {len(folders)} runs make a page of their own; say where it goes, such as --out {FILE}")
+    if arguments.out is not None and arguments.out.is_dir():
+        parser.error(f"--out: {arguments.out} is a folder; give a file in it, such as {arguments.out / FILE}")
     if arguments.explain < 0:
         parser.error(f"--explain: {arguments.explain} is negative; give the number of images of each class")
 
@@ -49,6 +51,8 @@ def main(words: Sequence[str], open_run: Opener) -> int:
         opened = attempt(lambda: open_run(folder, further))
         if further and isinstance(opened, Missing):  # most likely by what was just typed
             raise ConfigError(opened.reason)
+        if isinstance(opened, OpenedRun) and any(word.startswith("--data") for word in further):
+            opened.data.setup()  # a mistake just typed: the page alone would say that there are no pictures
         if arguments.explain:
             _explain(opened, arguments.explain)
         record = read_run(folder)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.cli import LightningCLI
 
+from callbacks.stage import load_trained
 from lightning_modules import BiasedModule, Classifier, ConfigError, DebiasedModule
 from tests.datamodules.toy import Pictures
 from tests.fitting import make_trainer
@@ -72,6 +73,31 @@ def test_checkpoint_with_other_arguments_of_the_backbone_is_refused(tmp_path: Pa
         make_trainer(tmp_path).test(other, datamodule=Pictures(), ckpt_path=tmp_path / "a.ckpt")
     again = Classifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     assert again(torch.zeros(2, 3, 16, 16)).shape == (2, 3)
+
+
+class Renamed(Pictures):
+    """The same pictures with the first class renamed, which by name then comes last."""
+
+    class_names = ("b", "c", "d")
+
+
+def test_checkpoint_of_other_classes_is_refused(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, limit_train_batches=1)
+    trainer.fit(Classifier(**MLP), datamodule=Pictures())
+    file = tmp_path / "a.ckpt"
+    trainer.save_checkpoint(file)
+    words = r"knows the classes a, b, c, but data has b, c, d: give the data"
+    for command in (trainer.validate, trainer.test, trainer.predict):
+        with pytest.raises(ConfigError, match=words):
+            command(Classifier(**MLP), datamodule=Renamed(), ckpt_path=file)
+    with pytest.raises(ConfigError, match=words):
+        make_trainer(tmp_path, 2).fit(Classifier(**MLP), datamodule=Renamed(), ckpt_path=file)
+    # without data, as where a later stage uses the module, there is nothing to compare
+    load_trained(Classifier(**MLP), file)
+    content = torch.load(file, weights_only=True)
+    assert content.pop("diffubias_classes") == ["a", "b", "c"]
+    torch.save(content, file)  # one that was written before names were kept
+    trainer.test(Classifier(**MLP), datamodule=Renamed(), ckpt_path=file, verbose=False)
 
 
 def test_pretrained_weights_are_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

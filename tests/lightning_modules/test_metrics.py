@@ -117,6 +117,22 @@ def test_no_aligned_sample_means_no_aligned_value(caplog: pytest.LogCaptureFixtu
     ]
 
 
+@pytest.mark.parametrize(
+    ("bias", "shown"),
+    [
+        ([0, 1], "2 of 4 groups (label, bias) have no sample and are left out: (cat, snow), (dog, grass)"),
+        ([-1, -1], "1 of 3 classes have no sample and are left out: fox"),
+    ],
+)
+def test_empty_groups_are_named(bias: list[int], shown: str, caplog: pytest.LogCaptureFixture) -> None:
+    names = ("cat", "dog") if bias[0] >= 0 else ("cat", "dog", "fox")
+    metric = GroupMetrics(len(names), name="test", class_names=names, bias_names=("grass", "snow"))
+    metric.update(torch.eye(len(names))[:2], torch.arange(2), torch.tensor(bias), torch.arange(2))
+    with caplog.at_level(logging.INFO, "diffubias"):
+        metric.compute()
+    assert [record.getMessage() for record in caplog.records] == [f"test: {shown}"]
+
+
 def test_no_sample_gives_no_value() -> None:
     metric = GroupMetrics(CLASSES)
     with pytest.warns(UserWarning, match="before the ``update``"):

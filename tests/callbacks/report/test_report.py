@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.chain import ROOT, Outcome, Small, call, contents
+from tests.chain import ROOT, Outcome, Small, assert_one_line, call, contents
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SECTIONS = ["result", "mined", "words", "drawn", "looking", "features", "costs", "origin"]
@@ -309,19 +309,28 @@ def test_seeds_and_configurations_side_by_side(reference: Path, tmp_path: Path) 
         (["RUN", "what"], ["no folder what"]),
         (["RUN", "--data.rooot=x"], ["rooot"]),
         (["RUN", "OTHER"], ["--out", "2 runs"]),
+        (["RUN", "--out=RUN"], ["--out", "is a folder", "report.html"]),
     ],
 )
 def test_a_mistake_gives_one_line(run: Path, tmp_path: Path, words: list[str], parts: list[str]) -> None:
     other = Path(shutil.copytree(run, tmp_path / "other"))
     (other / "config.yaml").write_text((other / "config.yaml").read_text().replace("top_k: 2", "top_k: 3"))
     places = {"RUN": str(run), "OTHER": str(other)}
-    outcome = report(*(places.get(word, word) for word in words))
+    outcome = report(*(places.get(word, word.replace("=RUN", f"={run}")) for word in words))
     assert outcome.status == 2, outcome.err
     assert "Traceback" not in outcome.err
     lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     for part in parts:
         assert part in lines[0]
+
+
+def test_data_that_are_not_where_they_are_said_to_be_give_one_line(small: Small, tmp_path: Path) -> None:
+    config = ROOT / "configs/folder_vanilla.yaml"
+    assert call("fit", f"--config={config}", *small(config), f"--run_dir={tmp_path}").status == 0
+    before = (tmp_path / "report.html").read_bytes()
+    assert_one_line(report(tmp_path, f"--data.root={tmp_path / 'nowhere'}"), "data.root", "nowhere does not exist")
+    assert (tmp_path / "report.html").read_bytes() == before
 
 
 def test_damaged_files_are_named(run: Path) -> None:
