@@ -316,5 +316,8 @@ def find_scheduler(name: str) -> Any:
 
     kind: Any = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ConfigError(f"{KEY}.scheduler: diffusers has no scheduler {name!r}; take EulerDiscreteScheduler, say")
+        raise ConfigError(
+            f"{KEY}.scheduler: diffusers has no scheduler {name!r}; DDIMScheduler, DPMSolverMultistepScheduler and "
+            "EulerDiscreteScheduler go with most models"
+        )
     return kind
