@@ -74,7 +74,7 @@ def _warn_of_idle(stages: dict[str, Stage], settings: Namespace) -> None:
     used = {stage.module for stage in stages.values()}
     idle = [key for key in MODULES if settings.get(key) is not None and key not in used]
     if idle:
-        LOGGER.warning("%s: no stage of this chain fits it, so that its settings change nothing", ", ".join(idle))
+        LOGGER.info("%s: no stage of this chain fits it, so that its settings change nothing", ", ".join(idle))
 
 
 def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: DebiasDataModule) -> None:

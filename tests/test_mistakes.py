@@ -113,6 +113,19 @@ def test_wrong_settings(words: list[str], parts: list[str], tmp_path: Path) -> N
     assert not (run_dir / "stages").exists()
 
 
+def test_a_configuration_that_is_no_text_of_ours(tmp_path: Path) -> None:
+    config = tmp_path / "latin.yaml"
+    config.write_bytes("# grün\nseed_everything: 1\n".encode("latin-1"))
+    assert_one_line(call("fit", f"--config={config}"), "--config", "not UTF-8")
+
+
+def test_a_part_that_no_stage_fits_is_told(small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = vanilla(small, tmp_path / "run", "--biased=lightning_modules.BiasedModule")
+    outcome = call(*words)
+    assert outcome.status == 0, outcome.err
+    assert "biased: no stage of this chain fits it" in caplog.text
+
+
 def test_missing_data_folder(small: Small, tmp_path: Path) -> None:
     words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}"]
     assert_one_line(call("fit", *words, f"--data.root={tmp_path / 'none'}"), "data.root", "none", "github.com")
