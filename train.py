@@ -139,9 +139,10 @@ class DebiasCLI(LightningCLI):
                 f"{last.stage.module}.class_path: {type(self.model).__name__} classifies nothing: there is nothing to"
                 f" {self.subcommand}"
             )
-        if self.cfg.ckpt_path is not None and not Path(self.cfg.ckpt_path).is_file():
-            raise ConfigError(f"ckpt_path: there is no file {self.cfg.ckpt_path}; without it the last epoch is taken")
-        if self.cfg.ckpt_path is None:
+        given = self.cfg.ckpt_path
+        if given is not None and "://" not in str(given) and not Path(given).is_file():
+            raise ConfigError(f"ckpt_path: there is no file {given}; without it the last epoch is taken")
+        if given is None:
             if not (last.directory / "fit_done").exists() or not last.last.is_file():
                 raise ConfigError(
                     f"ckpt_path: no trained model in {last.directory}; run fit to its end, or give --ckpt_path or"

@@ -2,7 +2,6 @@
 
 import logging
 
-import torch
 from jsonargparse import Namespace
 
 from callbacks.chain import Fit, Stage
@@ -29,7 +28,7 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
     if not all(fit.is_done for fit in fits):
         data.setup("fit")  # the data first: nothing is fetched for a folder that is not there
     stages = {fit.written: fit.stage for fit in fits}
-    _warn_of_idle(stages, parts.settings)
+    _tell_of_idle(stages, parts.settings)
     for name, stage in stages.items():
         _check_settings(name, stage, parts.settings)
         _check_images(name, stages, parts)
@@ -60,8 +59,7 @@ def _check_settings(name: str, stage: Stage, settings: Namespace) -> None:
 def _check_images(name: str, stages: dict[str, Stage], parts: Parts) -> None:
     """Refuse a stage that learns from images which nothing before it mines or draws."""
     stage = stages[name]
-    before = list(stages.values())[: list(stages).index(name)]
-    synthesised = any(own.synthesize != "no" for own in before) or stage.synthesize == "start"
+    synthesised = any(own.synthesize != "no" for own in _before(name, stages)) or stage.synthesize == "start"
     if stage.data != "real" and not synthesised and not (parts.run_dir / "synthetic").exists():
         raise ConfigError(
             f"stages.{name}.data={stage.data}: nothing is synthesised before it; set data to real, or the synthesize"
@@ -69,7 +67,11 @@ def _check_images(name: str, stages: dict[str, Stage], parts: Parts) -> None:
         )
 
 
-def _warn_of_idle(stages: dict[str, Stage], settings: Namespace) -> None:
+def _before(name: str, stages: dict[str, Stage]) -> list[Stage]:
+    return list(stages.values())[: list(stages).index(name)]
+
+
+def _tell_of_idle(stages: dict[str, Stage], settings: Namespace) -> None:
     """Tell of parts that are set and do nothing in this chain."""
     used = {stage.module for stage in stages.values()}
     idle = [key for key in MODULES if settings.get(key) is not None and key not in used]
@@ -83,9 +85,7 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
     module = parts.make(stage.module)
     if not isinstance(module, StagedModule):
         raise ConfigError(f"{stage.module}.class_path: {type(module).__name__} is no StagedModule; see docs")
-    module.check()
-    if isinstance(module, Classifier):
-        _try_classifier(stage.module, parts.make(stage.module), data)
+    module.check(data)
     module.helpers = {
         key: [parts.make(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
     }
@@ -99,38 +99,8 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
     if stage.init_from is not None:
         _check_start(name, module, stage.init_from, parts.make(stages[stage.init_from].module))
     if stage.synthesize != "no":
-        before = list(stages.values())[: list(stages).index(name)]
-        mined = any(own.synthesize in ("end", "captions") for own in before)
+        mined = any(own.synthesize in ("end", "captions") for own in _before(name, stages))
         check_synthesis(parts.synthesis(stage), data, module, mined)
-
-
-def _try_classifier(key: str, module: Classifier, data: DebiasDataModule) -> None:
-    """Refuse a network that cannot take the images, and rates of which no optimizer can be made.
-
-    Args:
-        key: The module's place in the configuration.
-        module: A module that is used for nothing else.
-        data: The data.
-    """
-    asked, classes, size = module.hparams["num_classes"], data.num_classes, data.image_size
-    if asked not in (None, classes):
-        raise ConfigError(f"{key}.num_classes is {asked}, but the data have {classes} classes: leave it out")
-    module.hparams["num_classes"] = classes
-    module.configure_model()
-    try:
-        with torch.no_grad():
-            scores = module.train()(torch.zeros(2, 3, size, size))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise ConfigError(
-            f"{key}.backbone: {module.hparams['backbone']} cannot take images of {size} pixels"
-            f" ({' '.join(str(error).split())[:150]}); set data.image_size, or another backbone"
-        ) from error
-    if not isinstance(scores, torch.Tensor) or scores.shape != (2, classes):
-        raise ConfigError(
-            f"{key}.backbone: {module.hparams['backbone']} gives something else than a score for each class while it"
-            " learns; take another backbone"
-        )
-    module.configure_optimizers()
 
 
 def _check_start(name: str, module: StagedModule, source_name: str, source: StagedModule) -> None:

@@ -162,13 +162,37 @@ class Classifier(StagedModule):
         backbone, weights, small_images, args = (self.hparams[name] for name in names)
         return build_backbone(backbone, num_classes, weights, small_images, **(args or {}))
 
-    def check(self) -> None:
-        """Build the network once and drop it, so that a wrong name or missing weights show before hours of work.
+    def check(self, data: Any = None) -> None:
+        """Build the networks and the optimizer once, and show them two images.
 
         Raises:
-            ConfigError: the backbone cannot be built.
+            ConfigError: something cannot be built, or does not fit the classes or the size of the images.
         """
-        self._new_backbone(self.hparams["num_classes"] or 2)
+        asked, classes = self.hparams["num_classes"], getattr(data, "num_classes", None)
+        if data is not None and asked not in (None, classes):
+            raise ConfigError(f"model.num_classes is {asked}, but the data have {classes} classes: leave it out")
+        self.hparams["num_classes"] = asked or classes or 2
+        self.configure_model()
+        if data is not None:
+            self._try(data.image_size)
+            self.configure_optimizers()
+
+    def _try(self, size: int) -> None:
+        """Refuse a network that gives no scores [2, C] for images [2, 3, size, size] while it learns."""
+        backbone = self.hparams["backbone"]
+        try:
+            with torch.no_grad():
+                scores = self.train()(torch.zeros(2, 3, size, size))
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+            raise ConfigError(
+                f"model.backbone: {backbone} cannot take images of {size} pixels; set data.image_size, or another "
+                f"backbone ({' '.join(str(error).split())[:150]})"
+            ) from error
+        if not isinstance(scores, Tensor) or scores.shape != (2, self.num_classes):
+            raise ConfigError(
+                f"model.backbone: {backbone} gives something else than a score for each class while it learns; take "
+                "another backbone"
+            )
 
     @property
     def monitor(self) -> str:

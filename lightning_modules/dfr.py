@@ -69,14 +69,14 @@ class DFR(Classifier):
             _head(network, self.num_classes).register_forward_pre_hook(_unit_length)
         return network
 
-    def check(self) -> None:
-        """Build the network once and drop it.
+    def check(self, data: Any = None) -> None:
+        """Try the network once.
 
         Raises:
-            ConfigError: the backbone cannot be built, or has no linear last layer.
+            ConfigError: see :class:`Classifier`, or it has no linear last layer.
         """
-        num_classes = self.hparams["num_classes"] or 2
-        _head(self._new_backbone(num_classes), num_classes)
+        super().check(data)
+        _head(self._built(), self.num_classes)
 
     def check_fit(self, data: Any) -> None:
         """Refuse data and helpers that this module cannot be fitted with.

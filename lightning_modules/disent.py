@@ -61,15 +61,6 @@ class DisEnt(LfF):
         """A new :class:`DisentangledNetwork` with two encoders of the kind that the settings ask for."""
         return DisentangledNetwork(super().new_network(), super().new_network(), self.num_classes)
 
-    def check(self) -> None:
-        """Build an encoder once and drop it.
-
-        Raises:
-            ConfigError: the backbone cannot be built, or has no linear last layer.
-        """
-        num_classes = self.hparams["num_classes"] or 2
-        split_head(self._new_backbone(num_classes), num_classes)
-
     def features(self, image: Tensor) -> Tensor:
         """Intrinsic codes [B, D] of normalised images [B, 3, H, W]."""
         codes: Tensor = self._network().encoder(image.to(memory_format=torch.channels_last))

@@ -1,7 +1,7 @@
 """What the modules share that teach a pretrained model more."""
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .generative import GenerativeModule
 from .pretrained import Source, check_source, find_source
@@ -16,7 +16,7 @@ class FineTunedModule(GenerativeModule):
 
     index: ClassVar[str]
 
-    def check(self) -> None:
+    def check(self, data: Any = None) -> None:
         """Look whether the model is there.
 
         Raises:

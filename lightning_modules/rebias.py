@@ -64,15 +64,6 @@ class ReBias(Classifier):
         super().build()
         self.biased_network = self._new_biased_network(self.num_classes)
 
-    def check(self) -> None:
-        """Build both networks once and drop them.
-
-        Raises:
-            ConfigError: a backbone cannot be built.
-        """
-        super().check()
-        self._new_biased_network(self.hparams["num_classes"] or 2)
-
     def on_train_epoch_start(self) -> None:
         """Start new sums; have the kernels' widths measured anew where they follow the features."""
         super().on_train_epoch_start()

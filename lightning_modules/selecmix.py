@@ -90,15 +90,6 @@ class SelecMix(Classifier):
             build_backbone(self.hparams["auxiliary_backbone"], num_classes, None, small_images), num_classes
         )
 
-    def check(self) -> None:
-        """Build both networks once and drop them.
-
-        Raises:
-            ConfigError: a backbone cannot be built.
-        """
-        super().check()
-        self._encoder(self.hparams["num_classes"] or 2)
-
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters of the classifier, and those of the contrastive network with settings of their own."""
         named = [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]

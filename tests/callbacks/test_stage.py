@@ -1,5 +1,3 @@
-import errno
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from callbacks import SafeCheckpointIO, StageCallback
+from callbacks import StageCallback
 from callbacks.stage import LastCheckpoint, load_trained
 from lightning_modules import BiasedModule, ConfigError, DebiasedModule
 from tests.callbacks.toy import ToyClassifier, ToyData
@@ -27,10 +25,6 @@ class Draws(ToyClassifier):
         if self.current_epoch == self.stop_after:
             self.trainer.should_stop = True
         return super().training_step(batch, batch_idx)
-
-
-# the least that a checkpoint of a fit holds
-CONTENT = {"epoch": 1, "state_dict": {}}
 
 
 def fit(module: pl.LightningModule, callback: StageCallback, epochs: int = 3, **options: Any) -> pl.Trainer:
@@ -160,39 +154,6 @@ def test_a_checkpoint_of_another_module_is_no_trained_module(tmp_path: Path) -> 
     change(checkpoint, **{missing: None})
     with pytest.raises(ConfigError, match=rf"uses: .*first\.ckpt.*without {missing}"):
         load_trained(BiasedModule(backbone="smallresnet"), checkpoint)
-
-
-def test_checkpoints_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    io, path = SafeCheckpointIO(), tmp_path / "new" / "last.ckpt"
-    io.save_checkpoint(CONTENT, str(path))
-    assert io.load_checkpoint(path, weights_only=True) == CONTENT
-
-    def no_room(number: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", no_room)
-    with pytest.raises(ConfigError, match=f"no space left for {path.parent}"):
-        io.save_checkpoint({**CONTENT, "epoch": 2}, path)
-    assert io.load_checkpoint(path, weights_only=True) == CONTENT
-
-
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 half a file"])
-def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    with pytest.raises(ConfigError, match=r"no checkpoint .*last\.ckpt: put it back"):
-        SafeCheckpointIO().load_checkpoint(path)
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged or no checkpoint"):
-        SafeCheckpointIO().load_checkpoint(path)
-    torch.save({"weights": 1}, path)
-    with pytest.raises(ConfigError, match=r"last\.ckpt is no checkpoint of a fit"):
-        SafeCheckpointIO().load_checkpoint(path)
-
-
-def test_checkpoints_elsewhere_are_left_to_lightning(tmp_path: Path) -> None:
-    io = SafeCheckpointIO()
-    io.save_checkpoint(CONTENT, f"file://{tmp_path}/last.ckpt")
-    assert io.load_checkpoint(tmp_path / "last.ckpt", weights_only=True) == CONTENT
 
 
 @pytest.mark.parametrize(

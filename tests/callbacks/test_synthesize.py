@@ -16,13 +16,12 @@ from PIL import Image
 
 from callbacks import SynthesizeCallback
 from callbacks.chain import BEST
-from callbacks.synthesis import Captioner, ClassGenerator, DiffusersGenerator, Gate, TextFilter
+from callbacks.synthesis import Captioner, DiffusersGenerator, Gate, TextFilter
 from callbacks.synthesis.files import read_json, read_lines
 from callbacks.synthesis.losses import read_losses
 from callbacks.synthesis.miner import mine_losses
 from callbacks.synthesis.templates import Templates
 from callbacks.synthesis_check import check_synthesis
-from lightning_modules import ClassDiffusion, Vanilla
 from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
 from tests.callbacks.toy import EchoCaptioner, Painter, ToyClassifier, ToyData, fit, make_callback
@@ -170,41 +169,6 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
         run(make_callback(tmp_path, tmp_path, tmp_path / "third", reuse=tmp_path / "first"))
 
 
-@pytest.mark.parametrize(
-    ("options", "key"),
-    [
-        ({"top_k": 0}, "top_k"),
-        ({"top_k": 20, "images": "aligned", "captioner": EchoCaptioner()}, "top_k=20 mines all 40"),
-        ({"images": 0}, "images"),
-        ({"captioner": None}, "captioner"),
-        ({"reuse": Path("nowhere")}, "reuse"),
-        ({}, r"captioner\.model"),
-        ({"prompts": Templates(), "generator": Painter(), "images": "aligned"}, "images=aligned"),
-        ({"prompts": Templates(classes={"cow": ["cow"]}), "generator": Painter()}, r"prompts\.classes"),
-        ({"prompts": Templates(), "generator": None}, "prompts are drawn from"),
-        ({"images": "uniform"}, "images=uniform goes with"),
-    ],
-)
-def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
-        check_synthesis(make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options), ToyData())
-
-
-def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
-    module = ClassDiffusion()
-    parts: dict[str, Any] = {"captioner": EchoCaptioner(), "generator": Painter()}
-    with pytest.raises(ConfigError, match="ClassDiffusion classifies nothing"):
-        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData(), module)
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData(), module, mined=True)
-    drawing = make_callback(tmp_path, tmp_path, tmp_path / "s", prompts=Templates(), generator=ClassGenerator())
-    check_synthesis(drawing, ToyData(), module)
-    with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .*fitted Vanilla"):
-        check_synthesis(drawing, ToyData(), Vanilla())
-    drawing.when = "start"
-    with pytest.raises(ConfigError, match="before ClassDiffusion has learnt"):
-        check_synthesis(drawing, ToyData(), module)
-
-
 def test_the_captions_may_be_all(tmp_path: Path) -> None:
     callback = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter())
     callback.draw = False
@@ -261,18 +225,6 @@ def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"plan\.json was made with other settings \(model: 'a' then, 'b' now\)"):
         run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Learner("b"), **options))
     run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Learner("a"), **options))
-
-
-def test_what_can_work_is_let_through(models: tuple[Path, Path], tmp_path: Path) -> None:
-    check_synthesis(make_callback(*models, tmp_path / "s"), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None), ToyData())
-    parts = {"captioner": EchoCaptioner(), "generator": Painter()}
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned"), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20), ToyData())
-    check_synthesis(
-        make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()), ToyData()
-    )
 
 
 def test_prompts_are_drawn_without_mining(tmp_path: Path) -> None:
@@ -390,11 +342,6 @@ def test_a_run_that_kept_no_losses_goes_on_unexplained(tmp_path: Path, caplog: p
         )
     assert "losses.safetensors or selection.json is missing" in caplog.text
     assert len(read_lines(tmp_path / "s" / "metadata.jsonl")) == 14
-
-
-def test_nothing_is_explained_a_negative_number_of_times(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"synthesize\.explain must be 0 or more"):
-        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1), ToyData())
 
 
 class Tired(EchoCaptioner):
