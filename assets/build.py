@@ -25,7 +25,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from assets.build_captioner import captioner_accuracy, start_captioner
-from assets.build_text2image import build_vae, start_text2image
+from assets.build_text2image import build_vae, reconstruction, start_text2image
 from assets.judge import build_judge, faithfulness, load_judge
 from assets.training import HELD_OUT_SEED, Balanced, balanced, refresh
 from datamodules.miniature_world import BUILD_SEED, TEMPLATES, Scene, describe
@@ -80,7 +80,7 @@ def report_text2image(out: Path, count: int) -> dict[str, float]:
     return {**faithfulness(load_judge(out / "judge"), images, scenes), "cpu_seconds_per_1000": seconds}
 
 
-def report(part: str, out: Path, count: int) -> dict[str, float]:
+def report(part: str, out: Path, vae: Path, count: int) -> dict[str, float]:
     """Measure one finished part on pictures or captions that its training has not seen."""
     if part == "text2image":
         return report_text2image(out, count)
@@ -89,7 +89,7 @@ def report(part: str, out: Path, count: int) -> dict[str, float]:
         return captioner_accuracy(out / "captioner", held_out)
     if part == "judge":
         return faithfulness(load_judge(out / "judge"), held_out.batch(torch.arange(count)), held_out.attributes)
-    return {}
+    return {"psnr_db": reconstruction(diffusers.AutoencoderTiny.from_pretrained(vae), held_out)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -121,7 +121,8 @@ def main(arguments: list[str] | None = None) -> None:
                 learn(part, pictures(work), options.minutes, work, out)
             else:
                 fit(part, work, out, options.further)
-        figures = {key: round(value, 4) for key, value in report(part, out, options.count).items()}
+        vae = out / "text2image" / "vae" if options.measure else work / "vae"
+        figures = {key: round(value, 4) for key, value in report(part, out, vae, options.count).items()}
         print(json.dumps({"part": part, "pictures": options.count, **figures}), flush=True)
 
 

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from assets.training import Balanced, Fit, every_caption
 from assets.world import WORDINGS
@@ -20,7 +21,7 @@ from assets.world import WORDINGS
 diffusers = importlib.import_module("diffusers")
 transformers = importlib.import_module("transformers")
 
-__all__ = ["build_vae", "start_text2image"]
+__all__ = ["build_vae", "reconstruction", "start_text2image"]
 
 MAX_TOKENS = 16
 SCHEDULE = {
@@ -72,6 +73,15 @@ def encode(vae: Any, data: Balanced, index: Sequence[int]) -> Tensor:
     """Latents, float32 [N, 8, 8, 8], of chosen pictures; not scaled."""
     chunks = torch.split(torch.tensor(list(index)), 256)
     return torch.cat([vae.encoder(data.batch(chunk)) for chunk in chunks])
+
+
+@torch.inference_mode()
+def reconstruction(vae: Any, data: Balanced) -> float:
+    """How near an autoencoder comes to pictures that it has not seen: the peak signal-to-noise ratio in dB."""
+    vae.eval()
+    pictures = data.batch(torch.arange(len(data.images)))
+    drawn = torch.cat([vae.decoder(vae.encoder(part)) for part in torch.split(pictures, 256)])
+    return float(peak_signal_noise_ratio(drawn, pictures, data_range=(-1.0, 1.0)))
 
 
 def _tokenizer() -> Any:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from assets import build, build_text2image
-from assets.training import balanced
+from assets.training import HELD_OUT_SEED, balanced
 from assets.world import WORDINGS, World
 from callbacks.synthesis import Captioner
 from datamodules.miniature_world import BUILD_SEED, Scene, describe
@@ -56,3 +56,15 @@ def test_a_build_fits_the_modules_and_keeps_the_card(part: str, tmp_path: Path) 
     assert (out / part / "unet/diffusion_pytorch_model.safetensors").stat().st_size < 6_000_000  # half precision
     assert built(["a red circle on grass"], num_inference_steps=2, output_type="pt").images.shape == (1, 3, 32, 32)
     assert build_text2image.SCHEDULE["prediction_type"] == built.scheduler.config.prediction_type
+
+
+def test_the_autoencoder_redraws_pictures_that_it_has_not_seen(tmp_path: Path) -> None:
+    held_out = balanced(64, HELD_OUT_SEED)
+    shipped = build.ROOT / "assets/miniature/text2image/vae"
+    vae = LIBRARY.AutoencoderTiny.from_pretrained(shipped)
+    quality = build_text2image.reconstruction(vae, held_out)
+    assert 24 < quality < 27
+    for parameter in vae.decoder.layers[-1].parameters():  # a grey picture
+        parameter.data.zero_()
+    assert build_text2image.reconstruction(vae, held_out) < 15
+    assert build.report("vae", tmp_path, shipped, 64) == {"psnr_db": quality}
