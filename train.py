@@ -264,7 +264,7 @@ class DebiasCLI(LightningCLI):
                 record_attempt(self.run_dir, sys.argv, trainer, int(self.cfg.seed_everything))
         ckpt_path = fit.last if fit.last.exists() else None
         self.meter.watch(fit.name, trainer)
-        with self.meter.phase("fit", fit.directory / "fit_done"):
+        with self.meter.phase("fit", fit.directory / "fit_done"), self.parts.naming(stage.module):
             trainer.fit(module, datamodule=self.datamodule, ckpt_path=ckpt_path, weights_only=True)
         with self.meter.phase("test"):
             evaluate(trainer, module, self.datamodule, fit)

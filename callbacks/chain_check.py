@@ -85,12 +85,13 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
     module = parts.make(stage.module)
     if not isinstance(module, StagedModule):
         raise ConfigError(f"{stage.module}.class_path: {type(module).__name__} is no StagedModule; see docs")
-    module.check(data)
     module.helpers = {
         key: [parts.make(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
     }
     data.source = stage.data
-    module.check_fit(data)
+    with parts.naming(stage.module):
+        module.check(data)
+        module.check_fit(data)
     if stage.trainer:  # that of the other stages is made before the first fit
         try:
             parts.trainer(name, parts.run_dir, [], stage, logs=False)

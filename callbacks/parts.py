@@ -1,5 +1,8 @@
 """The parts of a run, made from its configuration: modules, synthesis, dashboard and Trainers."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +23,9 @@ from callbacks.stage import load_trained
 from callbacks.synthesize import SynthesizeCallback
 from datamodules import DebiasDataModule
 from lightning_modules import ConfigError
+
+# where modules that name their settings in errors take themselves to stand in the configuration
+USUAL_PLACE = re.compile(r"\b(?:model|diffusion|gan|adapted)\.(?=(\w+))")
 
 
 class Parts:
@@ -60,13 +66,29 @@ class Parts:
             raise ConfigError(
                 f"{key}: a stage needs this key and the configuration lacks it; add `{key}: class_path: …`"
             )
+        with self.naming(key):
+            try:
+                return self.parser.instantiate(Namespace({key: self.settings[key]}), instantiate_groups=False)[key]
+            except ValueError as error:  # jsonargparse wraps what a constructor raises
+                cause: BaseException | None = error
+                while cause is not None and not isinstance(cause, ConfigError):
+                    cause = cause.__cause__
+                raise cause or error from None
+
+    @contextmanager
+    def naming(self, key: str) -> Iterator[None]:
+        """Have errors of a module name its settings where they stand: it knows only where they usually do.
+
+        Args:
+            key: Where it stands, as ``biased``.
+        """
         try:
-            return self.parser.instantiate(Namespace({key: self.settings[key]}), instantiate_groups=False)[key]
-        except ValueError as error:  # jsonargparse wraps what a constructor raises
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, ConfigError):
-                cause = cause.__cause__
-            raise cause or error from None
+            yield
+        except ConfigError as error:
+            own = self.settings[key].get("init_args") or {}
+            text = USUAL_PLACE.sub(lambda found: f"{key}." if found[1] in own else found[0], str(error))
+            error.args = (text,)
+            raise
 
     def trained(self, fit: Fit, data: DebiasDataModule) -> LightningModule:
         """Make the module that an earlier fit has trained; in a rehearsal, an untrained one that fits the data."""

@@ -50,6 +50,12 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         (["fit", "--config={MINIATURE}", "--stages.debiasd.max_epochs=3"], ["stages.debiasd", "biased, debiased"]),
         (["fit", "--config={MINIATURE}", "--stages.biased.synthesize=no"], ["stages.debiased.data=both", "real"]),
         (["fit", "--config={MINIATURE}", "--model.num_classes=3"], ["model.num_classes is 3", "8 classes"]),
+        (["fit", "--config={MINIATURE}", "--biased.num_classes=3"], ["biased.num_classes is 3", "8 classes"]),
+        (["fit", "--config={MINIATURE}", "--biased.lr=-1"], ["biased.lr, biased.optimizer or biased.scheduler"]),
+        (
+            ["fit", "--config=assets/text2image.yaml", "--data.train_size=64", "--model.text_dropout=2"],
+            ["error: model.text_dropout must lie in [0, 1), but is 2.0"],
+        ),
         (["fit", "--config={MINIATURE}", "--model.backbone=vit_b_16"], ["vit_b_16", "32 pixels", "data.image_size"]),
         (["fit", "--config={MINIATURE}", "--model.backbone=inception_v3"], ["inception_v3", "backbone"]),
         (["fit", "--config={MINIATURE}", "--model.lr=-1"], ["model.lr", "-1"]),
