@@ -167,18 +167,29 @@ def fit(part: str, work: Path, out: Path, further: list[str]) -> None:
     subprocess.run([sys.executable, ROOT / "train.py", *words], cwd=ROOT, check=True)
     trained = run_dir / "stages/01-model/model"
     (trained / "README.md").unlink(missing_ok=True)  # the embedded model has a card of its own
-    if part == "captioner":
 
-        def copy(folder: Path) -> None:
+    def write(folder: Path) -> None:
+        if part == "captioner":
             shutil.copytree(trained, folder)
+        else:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(trained)
+            # diffusers loads half-precision files as float32, transformers as they are: on a CPU the two must agree
+            pipeline.vae.half()
+            pipeline.unet.half()
+            pipeline.save_pretrained(folder)
+        _tidy(folder, untrained)
 
-        refresh(out / part, copy)
-        return
-    pipeline = diffusers.DiffusionPipeline.from_pretrained(trained)
-    # diffusers loads half-precision files as float32, transformers as they are: on a CPU the two must agree
-    pipeline.vae.half()
-    pipeline.unet.half()
-    refresh(out / part, pipeline.save_pretrained)
+    refresh(out / part, write)
+
+
+def _tidy(folder: Path, untrained: Path) -> None:
+    """Take out of a model what is not of the model: places on this machine, and how its tokenizer was used last."""
+    for file in untrained.rglob("tokenizer*.json"):
+        shutil.copy(file, folder / file.relative_to(untrained))
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ def test_a_build_fits_the_modules_and_keeps_the_card(part: str, tmp_path: Path) 
     build.fit(part, work, out, ["--data.train_size=64", "--data.val_size=64", "--trainer.max_epochs=1", *at_once])
     assert (out / part / "README.md").read_text() == "ours"
     assert not list(out.rglob("*.tmp"))
+    assert not [file for file in out.rglob("*.json") if str(tmp_path) in file.read_text()]
+    assert not [file for file in out.rglob("tokenizer_config.json") if "local_files_only" in file.read_text()]
     if part == "captioner":
         captioner = Captioner(str(out / part))
         captioner.load(torch.device("cpu"))
