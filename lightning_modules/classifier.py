@@ -162,20 +162,19 @@ class Classifier(StagedModule):
         backbone, weights, small_images, args = (self.hparams[name] for name in names)
         return build_backbone(backbone, num_classes, weights, small_images, **(args or {}))
 
-    def check(self, data: Any = None) -> None:
+    def check(self, data: Any) -> None:
         """Build the networks and the optimizer once, and show them two images.
 
         Raises:
             ConfigError: something cannot be built, or does not fit the classes or the size of the images.
         """
-        asked, classes = self.hparams["num_classes"], getattr(data, "num_classes", None)
-        if data is not None and asked not in (None, classes):
+        asked, classes = self.hparams["num_classes"], data.num_classes
+        if asked not in (None, classes):
             raise ConfigError(f"model.num_classes is {asked}, but the data have {classes} classes: leave it out")
-        self.hparams["num_classes"] = asked or classes or 2
+        self.hparams["num_classes"] = classes
         self.configure_model()
-        if data is not None:
-            self._try(data.image_size)
-            self.configure_optimizers()
+        self._try(data.image_size)
+        self.configure_optimizers()
 
     def _try(self, size: int) -> None:
         """Refuse a network that gives no scores [2, C] for images [2, 3, size, size] while it learns."""

@@ -69,7 +69,7 @@ class DFR(Classifier):
             _head(network, self.num_classes).register_forward_pre_hook(_unit_length)
         return network
 
-    def check(self, data: Any = None) -> None:
+    def check(self, data: Any) -> None:
         """Try the network once.
 
         Raises:

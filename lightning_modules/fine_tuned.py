@@ -16,7 +16,7 @@ class FineTunedModule(GenerativeModule):
 
     index: ClassVar[str]
 
-    def check(self, data: Any = None) -> None:
+    def check(self, data: Any) -> None:
         """Look whether the model is there.
 
         Raises:

@@ -39,11 +39,11 @@ class StagedModule(L.LightningModule):
         self.stage_name: str = ""
         self.helpers: dict[str, list[Any]] = {}
 
-    def check(self, data: Any = None) -> None:
+    def check(self, data: Any) -> None:
         """Refuse at once, before hours of work, what cannot be built or fitted; the module is used for nothing else.
 
         Args:
-            data: the data module, set up; None leaves out what depends on it.
+            data: the data module, set up.
 
         Raises:
             ConfigError: it cannot.

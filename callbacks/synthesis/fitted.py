@@ -36,7 +36,7 @@ class FittedGenerator(Generator):
         self.batch_size = batch_size
         self._fitted: Path | None = None
 
-    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+    def check(self, module: L.LightningModule | None, data: Any) -> None:
         """Look whether the model is there, whole, or will be, and is of the classes of the data.
 
         Raises:
@@ -54,7 +54,7 @@ class FittedGenerator(Generator):
         check_source(source, self.index)
         load(source, lambda: self.look_into(Path(source.location)))
         names = self.folder / CLASSES
-        if data is not None and names.is_file() and read_json(names) != list(data.class_names):
+        if names.is_file() and read_json(names) != list(data.class_names):
             raise ConfigError(
                 f"{KEY}.folder: {self.folder} draws the classes {', '.join(read_json(names))}, which are not those of "
                 "the data: give another folder"

@@ -64,11 +64,11 @@ class Generator(Part, ABC):
     batch_size: int = 8
     draws_from: ClassVar[Literal["captions", "classes", "images"]] = "captions"
 
-    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+    def check(self, module: L.LightningModule | None, data: Any) -> None:
         """Find out cheaply whether this will be able to draw; called before the fit that precedes the synthesis.
 
         Args:
-            module: What is fitted then.
+            module: What is fitted then, None where nothing is.
             data: The data module that it is fitted on.
         """
 
@@ -190,7 +190,7 @@ class DiffusersGenerator(Generator):
             "guidance": self.guidance,
         }
 
-    def check(self, module: L.LightningModule | None = None, data: Any = None) -> None:
+    def check(self, module: L.LightningModule | None, data: Any) -> None:
         """Look whether the pipeline is there, unless it comes from the stage before.
 
         Raises:

@@ -33,7 +33,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def loaded(folder: Path, **options: Any) -> ClassGenerator:
     generator = ClassGenerator(folder, **{"steps": 3, **options})
-    generator.check()
+    generator.check(None, ToyData())
     generator.load(CPU)
     return generator
 
@@ -104,7 +104,7 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="fitted ToyClassifier"):
         ClassGenerator().learn_from(ToyClassifier(), ToyData(), tmp_path / "model")
     with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .*holds no unet"):
-        ClassGenerator(tmp_path).check()
+        ClassGenerator(tmp_path).check(None, ToyData())
     with pytest.raises(ConfigError, match="fitted ToyClassifier"):
         ClassGenerator().check(ToyClassifier(), ToyData())
     ClassGenerator(folder).check(ToyClassifier(), ToyData())

@@ -106,7 +106,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=f"fitted ToyClassifier: let it fit {wanted}"):
             kind().check(ToyClassifier(), Data())
         with pytest.raises(ConfigError, match=r"synthesize\.generator\.folder: .* holds no"):
-            kind(tmp_path).check()
+            kind(tmp_path).check(None, Data())
     with pytest.raises(ConfigError, match="let it fit AdaptedGAN"):
         Translator().check(fast(), Data())
     with pytest.raises(ConfigError, match="steps must be at least 1"):

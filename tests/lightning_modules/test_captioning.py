@@ -197,4 +197,4 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ConfigError, match=r"model\.templates is empty"):
         CaptionModel("m", templates=())
     with pytest.raises(ConfigError, match=r"model\.model: no folder"):
-        CaptionModel("./nowhere").check()
+        CaptionModel("./nowhere").check(Pictures())

@@ -274,7 +274,7 @@ def test_wrong_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"model\.refits"):
         DFR(refits=0)
     with pytest.raises(ConfigError, match="SqueezeNet has no linear last layer"):
-        DFR(backbone="squeezenet1_1").check()
+        DFR(backbone="squeezenet1_1").check(Pictures(image_size=64))
 
 
 def fit_rank(rank: int, world_size: int, folder: Path, erm: Path) -> tuple[Tensor, Tensor]:

@@ -194,9 +194,9 @@ def test_features_are_the_intrinsic_codes_and_both_classifiers_see_both_codes() 
 
 
 def test_a_backbone_without_linear_last_layer_is_refused_at_the_check() -> None:
-    DisEnt(backbone="smallresnet").check()
+    DisEnt(backbone="smallresnet").check(Pictures())
     with pytest.raises(ConfigError, match="no linear last layer"):
-        DisEnt(backbone="squeezenet1_1").check()
+        DisEnt(backbone="squeezenet1_1").check(Pictures(image_size=64))
 
 
 # Training

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import save
 from callbacks.synthesis import Captioner, DiffusersGenerator
 from lightning_modules.errors import ConfigError
 from lightning_modules.pretrained import find_source, pick_dtype
+from tests.datamodules.toy import Pictures
 
 CPU = torch.device("cpu")
 
@@ -84,14 +86,18 @@ def test_the_cache_is_looked_at_before_anything_is_loaded(
 ) -> None:
     import huggingface_hub.constants
 
-    parts = ((Captioner("owner/name"), "config.json"), (DiffusersGenerator("owner/name", None), "model_index.json"))
-    for part, index in parts:
+    captioner, generator = Captioner("owner/name"), DiffusersGenerator("owner/name", None)
+    parts: list[tuple[Callable[[], None], str]] = [
+        (captioner.check, "config.json"),
+        (lambda: generator.check(None, Pictures()), "model_index.json"),
+    ]
+    for check, index in parts:
         folder = cached(tmp_path / index, index, weights)
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
         if works:
-            part.check()
+            check()
         else:
             with pytest.raises(
                 ConfigError, match=r"is not complete in the local .* cache: set synthesize\.\w+\.download"
             ):
-                part.check()
+                check()

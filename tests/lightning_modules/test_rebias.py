@@ -158,11 +158,11 @@ def test_kernels_without_width_are_refused(width: float) -> None:
 
 
 def test_both_backbones_are_checked() -> None:
-    ReBias(backbone="simpleconv").check()
+    ReBias(backbone="simpleconv").check(Pictures())
     with pytest.raises(ConfigError, match=r"backbone 'bagnet81' is unknown.*bagnet18"):
-        ReBias(backbone="simpleconv", biased_backbone="bagnet81").check()
+        ReBias(backbone="simpleconv", biased_backbone="bagnet81").check(Pictures())
     with pytest.raises(ConfigError, match="backbone_args wide mean nothing to 'bagnet18'"):
-        ReBias(backbone="simpleconv", biased_backbone_args={"wide": 1}).check()
+        ReBias(backbone="simpleconv", biased_backbone_args={"wide": 1}).check(Pictures())
 
 
 # Training

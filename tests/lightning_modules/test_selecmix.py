@@ -299,7 +299,7 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.real_weight"):
         SelecMixLfF(real_weight=0.0)
     with pytest.raises(ConfigError, match="backbone 'resnet17' is unknown"):
-        SelecMix(**NETWORK, auxiliary_backbone="resnet17").check()
+        SelecMix(**NETWORK, auxiliary_backbone="resnet17").check(Pictures())
     with pytest.raises(ConfigError, match=r"trainer\.accumulate_grad_batches"):
         make_trainer(tmp_path, accumulate_grad_batches=2).fit(built(mini_batch=4), datamodule=Pictures())
 

@@ -213,7 +213,7 @@ def test_the_generator_draws_with_the_fine_tuned_pipeline(
     before = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
     after = DiffusersGenerator(str(stable_diffusion), steps=2, guidance=1.0)
     assert after.fingerprint() == ""
-    DiffusersGenerator("./nowhere").check(module)  # it will be made
+    DiffusersGenerator("./nowhere").check(module, data)  # it will be made
     after.learn_from(module, data, tmp_path / "model")
     assert after.describe()["generator"] == f"{stable_diffusion}, fine-tuned ({after.fingerprint()})"
     assert np.abs(drawn(tmp_path, before) - drawn(tmp_path, after)).max() > 3
@@ -249,8 +249,8 @@ def test_mistakes_are_named(stable_diffusion: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"diffusion\.text_dropout"):
         TextToImage("m", text_dropout=1.0)
     with pytest.raises(ConfigError, match=r"diffusion\.model: no folder"):
-        TextToImage("./nowhere").check()
-    TextToImage(str(stable_diffusion)).check()
+        TextToImage("./nowhere").check(Pictures())
+    TextToImage(str(stable_diffusion)).check(Pictures())
     with pytest.raises(ConfigError, match=r"diffusion\.model: StableDiffusionXLPipeline is not of the kind"):
         TextToImage(str(tiny_models.save_stable_diffusion_xl(tmp_path / "xl"))).configure_model()
     data = Pictures()
