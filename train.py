@@ -348,6 +348,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(complain(str(error)))
     except MisconfigurationException as error:  # what Lightning finds only while it fits
         sys.exit(complain(f"trainer: {' '.join(str(error).split())}"))
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):  # the monitor of the user's EarlyStopping
+            raise
+        sys.exit(complain(f"trainer.callbacks: {' '.join(str(error).split())}"))
     except UnicodeDecodeError as error:
         sys.exit(complain(f"--config: a file is not UTF-8 text ({error.reason}, byte {error.start}); save it so"))
     except KeyboardInterrupt:  # in a fit, Lightning ends the process by itself

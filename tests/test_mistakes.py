@@ -132,6 +132,11 @@ def test_a_part_that_no_stage_fits_is_told(small: Small, tmp_path: Path, caplog:
     assert "biased: no stage of this chain fits it" in caplog.text
 
 
+def test_early_stopping_that_watches_an_unknown_value(small: Small, tmp_path: Path) -> None:
+    watch = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/acuracy"]
+    assert_one_line(call(*vanilla(small, tmp_path, *watch)), "trainer.callbacks", "val/acuracy", "val/accuracy")
+
+
 def test_missing_data_folder(small: Small, tmp_path: Path) -> None:
     words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}"]
     assert_one_line(call("fit", *words, f"--data.root={tmp_path / 'none'}"), "data.root", "none", "github.com")
