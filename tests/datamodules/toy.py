@@ -1,5 +1,6 @@
 """A tiny data module: random pictures of three classes in memory."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from datamodules import DebiasDataModule, Samples
 from datamodules.samples import Split
+from tests.generators import write_synthetic
 
 NAMES = ("a", "b", "c")
 
@@ -72,3 +74,11 @@ class Described(Pictures):
 
 def two_texts(image: NDArray[np.uint8]) -> list[str]:
     return [f"sum {image.sum()}", f"in all {image.sum()}"]
+
+
+def make_both(tmp_path: Path, labels: tuple[int, ...] = (0, 1, 2, 2), **kwargs: Any) -> Pictures:
+    """Pictures beside synthetic ones, of these labels, read from a folder."""
+    module = Pictures(**kwargs)
+    module.synthetic_dir = write_synthetic(tmp_path / "synthetic", labels, NAMES, 20)
+    module.source = "both"
+    return module
