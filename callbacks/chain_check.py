@@ -26,6 +26,7 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
         ConfigError: A setting, a module or the data is wrong.
     """
     if not all(fit.is_done for fit in fits):
+        data.prepare_data()
         data.setup("fit")  # the data first: nothing is fetched for a folder that is not there
     stages = {fit.written: fit.stage for fit in fits}
     _tell_of_idle(stages, parts.settings)

@@ -1,5 +1,6 @@
 """The parts of a run, made from its configuration: modules, synthesis, dashboard and Trainers."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,6 +146,12 @@ class Parts:
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
                 "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
+            )
+        started = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's word
+        if started > trainer.world_size:
+            raise ConfigError(
+                f"trainer.devices: {started} processes were started and each would be a run of its own in one folder;"
+                " set trainer.strategy=ddp, and trainer.devices to the processes of a machine"
             )
         return trainer
 

@@ -5,10 +5,12 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 log = logging.getLogger("diffubias")
@@ -19,7 +21,7 @@ def kept(path: Path, build: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8
 
     The name of the file must tell everything that decides the content. A file that is damaged (zip archives carry
     checksums) is built again. It is written under another name first, so that a kill leaves no half file and
-    processes that build the same array at once do not disturb each other. Where it cannot be written, the array is
+    of several processes that want it one builds it, while the others wait. Where it cannot be written, the array is
     built at every start, and the log says so.
 
     Args:
@@ -29,19 +31,33 @@ def kept(path: Path, build: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8
     Returns:
         The array.
     """
+    is_there = path.exists()
     array = _read(path)
-    if array is None:
-        array = build()
-        try:
-            _write(path, array)
-        except OSError as error:
-            log.warning(
-                "%s cannot be written (%s): what is in it is built at every start; set data.cache_dir to a folder "
-                "that can be written",
-                path,
-                error.strerror,
-            )
+    if array is not None:
+        return array
+    with alone(path.parent):
+        if not is_there:  # another process may have built it meanwhile
+            array = _read(path)
+        if array is None:
+            array = build()
+            _keep(path, array)
     return array
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Lets one process at a time fetch or build something in a folder; all at once where none can be locked.
+
+    Args:
+        folder: The folder; it is made.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(folder / ".lock"))
+        except OSError as error:
+            log.debug("%s cannot be locked: %s", folder, error)
+        yield
 
 
 def _read(path: Path) -> NDArray[np.uint8] | None:
@@ -54,6 +70,18 @@ def _read(path: Path) -> NDArray[np.uint8] | None:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         log.warning("%s is damaged (%s): it is built again", path, " ".join(str(error).split()))
         return None
+
+
+def _keep(path: Path, array: NDArray[np.uint8]) -> None:
+    try:
+        _write(path, array)
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s): what is in it is built at every start; set data.cache_dir to a folder that "
+            "can be written",
+            path,
+            error.strerror,
+        )
 
 
 def _write(path: Path, array: NDArray[np.uint8]) -> None:

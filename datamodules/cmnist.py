@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augment import Augment
+from datamodules.cache import alone
 from datamodules.rebuilt import Rebuilt
 from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
@@ -112,14 +113,15 @@ class CMNIST(Rebuilt):
         return COLOURS
 
     def prepare_data(self) -> None:
-        """Fetches MNIST when that is wanted and needed; one process of a machine does it."""
+        """Fetches MNIST when that is wanted and needed; one process at a time does it."""
         missing = [name for name in (*TRAIN_FILES, *TEST_FILES) if self._find(name) is None]
         if not self.download or not missing or self._release is not None:
             return
         from torchvision.datasets import MNIST
 
         try:
-            MNIST(str(self.root), download=True)
+            with alone(self.root):  # what another process has fetched meanwhile is not fetched again
+                MNIST(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise ConfigError(
                 f"data.download: cannot fetch MNIST ({' '.join(str(error).split())}); put the four files of {ORIGIN} "

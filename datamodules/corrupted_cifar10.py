@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.cache import kept
+from datamodules.cache import alone, kept
 from datamodules.corruptions.build import Task, corrupt
 from datamodules.corruptions.frost import read_plates
 from datamodules.corruptions.pixels import SIDE
@@ -158,7 +158,7 @@ class CorruptedCIFAR10(Rebuilt):
         return super()._asks_for_release and built == ("release", STRONGEST, None)
 
     def prepare_data(self) -> None:
-        """Fetches CIFAR-10 when that is wanted and needed, and builds the set; one process of a machine does it."""
+        """Fetches CIFAR-10 when that is wanted and needed, and builds the set; one process at a time does it."""
         if self._release is not None:
             return
         if self.download and not (self.root / BATCHES).is_dir() and not self._has_folders:
@@ -244,7 +244,8 @@ class CorruptedCIFAR10(Rebuilt):
         from torchvision.datasets import CIFAR10
 
         try:
-            CIFAR10(str(self.root), download=True)
+            with alone(self.root):  # what another process has fetched meanwhile is not fetched again
+                CIFAR10(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise ConfigError(
                 f"data.download: cannot fetch CIFAR-10 ({' '.join(str(error).split())}); get the Python version from "

@@ -137,6 +137,12 @@ def test_early_stopping_that_watches_an_unknown_value(small: Small, tmp_path: Pa
     assert_one_line(call(*vanilla(small, tmp_path, *watch)), "trainer.callbacks", "val/acuracy", "val/accuracy")
 
 
+def test_processes_that_would_not_work_together(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(call(*vanilla(small, tmp_path)), "trainer.devices", "2 processes", "trainer.strategy=ddp")
+    assert not (tmp_path / "stages").exists()
+
+
 def test_missing_data_folder(small: Small, tmp_path: Path) -> None:
     words = [f"--config={BAR}", *small(BAR), f"--run_dir={tmp_path / 'run'}"]
     assert_one_line(call("fit", *words, f"--data.root={tmp_path / 'none'}"), "data.root", "none", "github.com")

@@ -17,6 +17,7 @@ from datamodules.biased_split import assign, hold_out
 from datamodules.cmnist import CMNIST, MEAN_COLOURS
 from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
+from tests.chain import ROOT, call
 from tests.layouts.mnist import TEST_FILES, TRAIN_FILES, digits, write_mnist
 from tests.layouts.release import write_release
 
@@ -209,6 +210,15 @@ def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (tmp_path / "root" / "MNIST" / "raw" / TRAIN_FILES[0]).is_file()
     # the server is gone, and nothing more is asked of it
     data.prepare_data()
+
+
+def test_a_fit_fetches_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"--config={ROOT}/configs/cmnist_vanilla.yaml", f"--data.root={tmp_path / 'root'}"]
+    words += ["--data.download=true", "--data.percent=5pct", "--trainer.max_epochs=1", "--report.enabled=false"]
+    words += [f"--run_dir={tmp_path / 'run'}", "--trainer.enable_progress_bar=false"]
+    with mirror(write_mnist(tmp_path / "mirror", packed=True), monkeypatch):
+        assert call("fit", *words).status == 0
+    assert (tmp_path / "run" / "results.json").is_file()
 
 
 def test_download_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
