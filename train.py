@@ -49,7 +49,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -70,7 +69,7 @@ from callbacks.report.settings import Report
 from callbacks.results import evaluate, table, write_results
 from callbacks.run_folder import claim
 from callbacks.side_product import side_product
-from callbacks.stage import LastCheckpoint
+from callbacks.stage import BestCheckpoint, LastCheckpoint
 from callbacks.test_curve import CurveWriter
 from datamodules import DebiasDataModule
 from lightning_modules import Classifier, ConfigError
@@ -168,7 +167,7 @@ class DebiasCLI(LightningCLI):
             claim(self.run_dir, self.parts.dump(), fits)
         if not rehearsal:
             self.meter.directory = self.run_dir
-        todo = unfinished(fits, self.run_dir / "synthetic")
+        todo = unfinished(fits, self.run_dir / "synthetic", self.cfg.synthesize.generator is not None)
         if todo and not rehearsal and rank() == 0:
             (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
         for fit in todo:
@@ -185,6 +184,8 @@ class DebiasCLI(LightningCLI):
         """Write the report; the run is over, and nothing that goes wrong here may spoil it."""
         try:
             from callbacks.report.page import report_run  # it brings plotting libraries
+
+            self.datamodule.trainer = None  # the other ranks have left: nothing may be asked of them
 
             report_run(self.run_dir, self.opened(), self.report)
             print(f"report: {self.run_dir / REPORT}")
@@ -254,8 +255,7 @@ class DebiasCLI(LightningCLI):
             folder = fit.last.parent
             callbacks.append(CurveWriter(fit.directory))
             if module.monitor is not None:  # before the last one, which then knows of it when a fit goes on from there
-                best = ModelCheckpoint(folder, "best", monitor=module.monitor, mode="max", enable_version_counter=False)
-                callbacks.append(best)
+                callbacks.append(BestCheckpoint(folder, module.monitor))
             callbacks.append(LastCheckpoint(folder, stage.save_every))
         trainer = self.parts.trainer(fit.name, fit.directory, callbacks, stage)
         log.info("stage %s: %s on %s images", fit.name, type(module).__name__, stage.data)

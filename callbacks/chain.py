@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.synthesis.manifest import is_lost
+from callbacks.synthesis.manifest import CAPTIONS, MANIFEST, SELECTION
 from callbacks.synthesis.plan import make_seed
 from lightning_modules.errors import ConfigError
 
@@ -136,18 +136,25 @@ def unroll(stages: dict[str, Stage], run_dir: Path) -> list[Fit]:
     return fits
 
 
-def unfinished(fits: list[Fit], synthetic: Path) -> list[Fit]:
+def unfinished(fits: list[Fit], synthetic: Path, draws: bool) -> list[Fit]:
     """List the fits that are not over.
 
     Args:
         fits: The chain.
-        synthetic: The synthetic folder; where its images are lost, those who made them count as not over, unless the
-            whole chain is over.
+        synthetic: The synthetic folder; where what was made there is lost, those who made it count as not over, unless
+            the whole chain is over.
+        draws: Whether images are drawn; otherwise the mined ones are all that is made.
     """
     left = [fit for fit in fits if not fit.is_done]
-    if left and is_lost(synthetic):
+    if left and any(fit.is_done and _is_lost(fit.stage, synthetic, draws) for fit in fits):
         left = [fit for fit in fits[: left[-1].position] if not fit.is_done or fit.stage.synthesize != "no"]
     return left
+
+
+def _is_lost(stage: Stage, synthetic: Path, draws: bool) -> bool:
+    """Tell whether what a finished stage has synthesised is not there any more."""
+    made = [MANIFEST, *([] if draws else [SELECTION]), *([CAPTIONS] if stage.synthesize == "captions" else [])]
+    return stage.synthesize != "no" and not any((synthetic / name).is_file() for name in made)
 
 
 def _check_references(name: str, stage: Stage, stages: dict[str, Stage], earlier: list[str]) -> None:

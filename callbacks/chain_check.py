@@ -8,6 +8,7 @@ from callbacks.chain import Fit, Stage
 from callbacks.parts import Parts
 from callbacks.synthesis_check import check_synthesis
 from datamodules import DebiasDataModule
+from datamodules.sampling import synthetic_per_batch
 from lightning_modules import Classifier, ConfigError, StagedModule
 
 LOGGER = logging.getLogger("diffubias")
@@ -90,6 +91,11 @@ def _check_stage(name: str, stages: dict[str, Stage], parts: Parts, data: Debias
         key: [parts.make(stages[other].module)] * stages[other].repeat for key, other in stage.uses.items()
     }
     data.source = stage.data
+    if stage.batch_size is not None and stage.data == "both" and data.mixing == "batch":
+        try:
+            synthetic_per_batch(stage.batch_size, data.synthetic_share)
+        except ConfigError as error:
+            raise ConfigError(f"stages.{name}.batch_size: {error}") from error
     with parts.naming(stage.module):
         module.check(data)
         module.check_fit(data)

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from callbacks.chain import Fit, Stage
@@ -145,7 +146,12 @@ class Parts:
             raise ConfigError(f"trainer: {' '.join(str(error).split())[:300]}") from error
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
             raise ConfigError(
-                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp, fsdp or torchrun"
+                "trainer.strategy: spawn and fork strategies lose what child processes learn; use ddp or torchrun"
+            )
+        if isinstance(trainer.strategy, (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)):
+            raise ConfigError(
+                f"trainer.strategy: {type(trainer.strategy).__name__} takes the network to pieces, and mining needs it"
+                " whole; use ddp"
             )
         started = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's word
         if started > trainer.world_size:

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from callbacks.chain import Fit
 from callbacks.checkpoints import read_checkpoint
@@ -29,7 +29,7 @@ SELECTION = {
 }
 
 
-def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, fit: Fit) -> None:
+def evaluate(trainer: Trainer, module: StagedModule, datamodule: DebiasDataModule, fit: Fit) -> None:
     """Test a fitted classifier with its last and with its best weights, and mark its stage as done. Collective.
 
     Writes ``test.json`` (last epoch), ``groups.json`` (its counts of every group), ``best_validation.json`` (best.ckpt)
@@ -44,22 +44,19 @@ def evaluate(trainer: Trainer, module: LightningModule, datamodule: LightningDat
     found: dict[str, Any] = {}
     if isinstance(module, Classifier):
         found["test"] = _test(trainer, module, datamodule)
-        if isinstance(datamodule, DebiasDataModule):
-            found["groups"] = _name(module.test_metrics.groups(), datamodule)
-            found["test"] |= _told_apart(trainer, module, datamodule)
+        found["groups"] = _name(module.test_metrics.groups(), datamodule)
+        found["test"] |= _told_apart(trainer, module, datamodule)
     if trainer.fast_dev_run:  # type: ignore[attr-defined]
         return
-    if isinstance(module, StagedModule):
-        folder = fit.directory / MODEL
-        on_rank_zero(lambda: module.export(folder, datamodule))
-    if fit.best.exists():
+    folder = fit.directory / MODEL
+    on_rank_zero(lambda: module.export(folder, datamodule))
+    if isinstance(module, Classifier) and fit.best.exists():
         if _step(fit.best) == _step(fit.last):
             found["best_validation"] = found["test"]
         else:
             loggers, trainer.loggers = trainer.loggers, []
             found["best_validation"] = _test(trainer, module, datamodule, fit.best)
-            if isinstance(module, Classifier) and isinstance(datamodule, DebiasDataModule):
-                found["best_validation"] |= _told_apart(trainer, module, datamodule)
+            found["best_validation"] |= _told_apart(trainer, module, datamodule)
             trainer.loggers = loggers
     if trainer.is_global_zero:
         make_folder(fit.directory)
@@ -133,7 +130,7 @@ def _told_apart(trainer: Trainer, module: Classifier, datamodule: DebiasDataModu
 
 
 def _test(
-    trainer: Trainer, module: LightningModule, datamodule: LightningDataModule, checkpoint: Path | None = None
+    trainer: Trainer, module: Classifier, datamodule: DebiasDataModule, checkpoint: Path | None = None
 ) -> dict[str, float]:
     """Metrics of the test set in 0..1, with the module's own weights or those of a checkpoint."""
     # every loader's dict holds what is logged at the end

@@ -26,10 +26,8 @@ class StageCallback(Callback):
         self.init = init
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Skip training that is already over; load starting weights into a fit that begins."""
-        if self.marker.exists():  # early stopping is over too, which the checkpoint alone does not tell
-            trainer.should_stop = True
-        elif self.init is not None and trainer.current_epoch == 0 and trainer.ckpt_path is None:
+        """Load starting weights into a fit that begins."""
+        if self.init is not None and trainer.current_epoch == 0 and trainer.ckpt_path is None:
             load_classifier(pl_module, self.init)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -39,15 +37,42 @@ class StageCallback(Callback):
         stream = (self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
         seed_everything(stream % 2**32, verbose=False)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the marker, unless the fit was a rehearsal or was broken off."""
-        if trainer.is_global_zero and not trainer.fast_dev_run and not trainer.interrupted:  # type: ignore[attr-defined]
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the marker, unless the fit was a rehearsal; a fit that was broken off does not come here.
+
+        After a kill between the last checkpoint and the marker, the next fit has nothing to train and leaves it.
+        """
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.marker.parent.mkdir(parents=True, exist_ok=True)
             self.marker.touch()
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Keep ``best.ckpt``, of the epoch with the highest value of a metric; the folder may be moved between two fits.
+
+    Args:
+        folder: Where to.
+        monitor: The metric.
+    """
+
+    def __init__(self, folder: Path, monitor: str) -> None:
+        super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the best value over, which Lightning forgets where the folder has another place than before."""
+
+        def here(path: str) -> str:
+            return str(Path(str(self.dirpath)) / Path(path).name) if path else path
+
+        places: dict[str, Any] = {name: here(state_dict[name]) for name in ("best_model_path", "kth_best_model_path")}
+        places["best_k_models"] = {here(path): value for path, value in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **places, "dirpath": self.dirpath})
+
+
 class LastCheckpoint(ModelCheckpoint):
     """Keep ``last.ckpt``, written after some epochs and after the last one, from which a stopped fit goes on.
+
+    It knows whether the fit was over, which the number of epochs does not tell where a fit ends early.
 
     Args:
         folder: Where to.
@@ -58,12 +83,26 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, every: int = 1) -> None:
         super().__init__(folder, "last", enable_version_counter=False, save_on_train_epoch_end=True)
         self.every = every
+        self.over = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say whether the fit is over."""
+        return {**super().state_dict(), "over": self.over}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Learn whether the fit is over."""
+        super().load_state_dict(state_dict)
+        self.over = state_dict["over"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no more if the fit is over."""
+        trainer.should_stop = trainer.should_stop or self.over
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it if it is its turn."""
         epochs, steps = trainer.current_epoch + 1, trainer.global_step
-        over = trainer.should_stop or epochs == trainer.max_epochs or steps == trainer.max_steps
-        if over or epochs % self.every == 0:
+        self.over = trainer.should_stop or epochs == trainer.max_epochs or steps == trainer.max_steps
+        if self.over or epochs % self.every == 0:
             super().on_train_epoch_end(trainer, pl_module)
 
 

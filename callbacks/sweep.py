@@ -174,6 +174,7 @@ class Sweep:
             job.remember()
             _say(f"{count} {job.name}: done in {time.monotonic() - start:.0f} s")
             return
+        _signal(process, signal.SIGKILL)  # further ranks of it would wait for the one that has failed, on our devices
         self.failures[job] = _reason(job.folder / LOG, begin, process.returncode)
         _say(f"{count} {job.name}: failed, {self.failures[job]}")
         if process.returncode == 2 and not (job.folder / CONFIG).exists():  # which a fit writes once it is checked

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from callbacks.synthesis.manifest import MANIFEST, is_finished
+from callbacks.synthesis.manifest import is_finished
 from callbacks.synthesis.mining import MiningData
+from callbacks.synthesis.reuse import finished_set
 from callbacks.synthesize import SynthesizeCallback
 from lightning_modules import Classifier, ConfigError, StagedModule
 
@@ -28,10 +29,7 @@ def check_synthesis(
     if own.directory is not None and is_finished(own.directory):
         return
     if own.reuse is not None:
-        if not is_finished(Path(own.reuse)):
-            raise ConfigError(
-                f"synthesize.reuse: {own.reuse} holds no {MANIFEST}: give the synthetic folder of a finished run"
-            )
+        finished_set(Path(own.reuse), data.class_names)
         return
     if module is not None and not isinstance(module, Classifier):
         _check_learner(own, module, mined)

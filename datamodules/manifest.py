@@ -78,12 +78,13 @@ class Manifest:
         return len(self.labels)
 
 
-def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None) -> Manifest:
+def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None, remedy: str | None = None) -> Manifest:
     """Reads `metadata.jsonl` line by line; the memory taken is some 50 bytes an image.
 
     Args:
         synthetic_dir: The folder `synthetic` of a run.
         class_names: When given, labels must be positions in it and a record's `class_name` must agree.
+        remedy: What an error advises; not given, to delete the manifest, so that the images are drawn again.
 
     Returns:
         The images in the order of the file.
@@ -92,6 +93,7 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
         ConfigError: The manifest is missing, empty or torn, a label is wrong, or an image file is not there.
     """
     path = synthetic_dir / MANIFEST
+    remedy = remedy or _again(path)
     files, labels, sources, biases = PackedNames(), array("q"), array("q"), array("q")
     weights = array("f")
     try:
@@ -99,9 +101,12 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
             for number, line in enumerate(stream, start=1):
                 if not line.strip():
                     continue
-                name, label, source, bias, weight = _record(line, f"{path} line {number}", path, class_names)
-                if not (synthetic_dir / name).is_file():
-                    raise ConfigError(f"{path} line {number}: the image {name} is missing; {_again(path)}")
+                try:
+                    name, label, source, bias, weight = _record(line, class_names)
+                    if not (synthetic_dir / name).is_file():
+                        raise ValueError(f"the image {name} is missing")
+                except ValueError as error:
+                    raise ConfigError(f"{path} line {number}: {error}; {remedy}") from error
                 files.append(name)
                 labels.append(label)
                 sources.append(source)
@@ -113,7 +118,7 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None)
             "data to real"
         ) from error
     if not labels:
-        raise ConfigError(f"{path} holds no image; {_again(path)}")
+        raise ConfigError(f"{path} holds no image; {remedy}")
     classes, origins, attributes = (np.array(column, dtype=np.int64) for column in (labels, sources, biases))
     return Manifest(files, classes, origins, attributes, np.array(weights, dtype=np.float32))
 
@@ -122,25 +127,24 @@ def _again(path: Path) -> str:
     return f"delete {path} and run the same command again"
 
 
-def _record(line: bytes, where: str, path: Path, class_names: Sequence[str] | None) -> tuple[str, int, int, int, float]:
+def _record(line: bytes, class_names: Sequence[str] | None) -> tuple[str, int, int, int, float]:
     try:
         record = json.loads(line)
         name, label, source = record["file_name"], record["label"], record["source_index"]
         bias, weight = record.get("bias", -1), record.get("weight", 1.0)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{where}: torn or incomplete record ({error}); {_again(path)}") from error
+        raise ValueError(f"torn or incomplete record ({error})") from error
     if not isinstance(name, str) or not _is_count(source, -1) or not _is_count(bias, -1):
-        raise ConfigError(f"{where}: wrong file_name, source_index or bias; {_again(path)}")
+        raise ValueError("wrong file_name, source_index or bias")
     if not _is_count(label, 0) or (class_names is not None and label >= len(class_names)):
         known = "" if class_names is None else f" (the data set has {len(class_names)} classes)"
-        raise ConfigError(f"{where}: wrong label {label!r}{known}; {_again(path)}")
+        raise ValueError(f"wrong label {label!r}{known}")
     if class_names is not None and record.get("class_name", class_names[label]) != class_names[label]:
-        raise ConfigError(
-            f"{where}: label {label} is {class_names[label]!r} in this data set but the record says "
-            f"{record['class_name']!r}; {_again(path)}"
+        raise ValueError(
+            f"label {label} is {class_names[label]!r} in this data set but the record says {record['class_name']!r}"
         )
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
-        raise ConfigError(f"{where}: the weight {weight!r} does not lie in 0..1; {_again(path)}")
+        raise ValueError(f"the weight {weight!r} does not lie in 0..1")
     return name, label, source, bias, weight
 
 

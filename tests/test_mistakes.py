@@ -61,6 +61,16 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         (["fit", "--config={MINIATURE}", "--model.lr=-1"], ["model.lr", "-1"]),
         (["fit", "--config={MINIATURE}", "--synthesize.generator.scheduler=Foo"], ["generator.scheduler", "Foo"]),
         (["fit", "--config={MINIATURE}", "--trainer.accelerator=foo"], ["trainer: ", "foo"]),
+        (
+            [
+                "fit",
+                "--config={MINIATURE}",
+                "--data.mixing=batch",
+                "--data.synthetic_share=0.05",
+                "--stages.debiased.batch_size=8",
+            ],
+            ["stages.debiased.batch_size", "8"],
+        ),
         (["fit", "--config={MINIATURE}", "--trainer.max_epochs=-5"], ["trainer.max_epochs", "-5"]),
         (["fit", "--config={MINIATURE}", "--trainer.limit_train_batches=2.5"], ["trainer: ", "limit_train_batches"]),
         (["fit", "--config={MINIATURE}", "--trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch", "0"]),
@@ -268,6 +278,20 @@ def test_lost_images_are_drawn_again(fit: list[str], reference: Path, tmp_path: 
     assert_one_line(call(*words), "is missing; delete", "metadata.jsonl and run the same command again")
     (run / "synthetic/metadata.jsonl").unlink()
     assert call(*words).status == 0
+    assert contents(run / "synthetic/images") == contents(reference / "synthetic/images")
+    assert reached(run) == reached(reference)
+
+
+def test_a_lost_set_is_made_again_though_a_kill_came_in_between(
+    fit: list[str], reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    shutil.rmtree(run / "stages/02-debiased")
+    for file in (run / "synthetic").iterdir():
+        if file.name != "selection.json":  # what is there first
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+    assert call(*fit, f"--run_dir={run}").status == 0
     assert contents(run / "synthetic/images") == contents(reference / "synthetic/images")
     assert reached(run) == reached(reference)
 

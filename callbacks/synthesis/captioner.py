@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -71,8 +71,6 @@ class Captioner(BaseCaptioner):
         dtype: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
         download: Whether the model may be fetched; without it nothing touches the network.
     """
-
-    volatile: ClassVar[frozenset[str]] = frozenset({"batch_size", "download"})
 
     def __init__(
         self,

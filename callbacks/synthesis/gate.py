@@ -10,8 +10,6 @@ from callbacks.synthesis.judge import Judge
 from callbacks.synthesis.part import Part
 from lightning_modules.errors import ConfigError
 
-REASONS = ("unsafe", "nan", "size", "constant", "grey", "duplicate", "mismatch")
-
 
 class Gate(Part):
     """Rejects images that must not be learned from; a rejected image is drawn again with its next seed.

@@ -76,12 +76,6 @@ def is_finished(directory: Path) -> bool:
     return (directory / MANIFEST).is_file()
 
 
-def is_lost(directory: Path) -> bool:
-    """Tell whether a synthetic set that was complete, or was being made, has lost its manifest."""
-    begun = (directory / PLAN).exists() or (directory / IMAGES).exists()
-    return not directory.exists() or (begun and not is_finished(directory))
-
-
 def write_manifest(directory: Path, kept: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]]) -> None:
     """Write the rejects, then the manifest, each atomically.
 

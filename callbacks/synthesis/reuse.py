@@ -1,15 +1,47 @@
 """Taking over the finished synthetic set of another run."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.synthesis.files import disk, make_folder, write_bytes
-from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, FILTER, IMAGES, LOSSES, MANIFEST, REJECTED, SELECTION
+from callbacks.synthesis.files import disk, make_folder, read_json, write_bytes
+from callbacks.synthesis.manifest import (
+    CAPTIONS,
+    CONTRAST,
+    FILTER,
+    IMAGES,
+    LOSSES,
+    MANIFEST,
+    REJECTED,
+    SELECTION,
+    is_finished,
+)
 from callbacks.synthesis.part import digest
+from datamodules.manifest import Manifest, read_manifest
 from lightning_modules.errors import ConfigError
+
+
+def finished_set(source: Path, class_names: Sequence[str]) -> Manifest:
+    """Read the finished set of another run.
+
+    Args:
+        source: The ``synthetic`` folder of that run.
+        class_names: Our classes, by label; they must be those of the other set.
+
+    Returns:
+        Its images.
+
+    Raises:
+        ConfigError: There is no finished set, it is of other classes, or an image is missing.
+    """
+    remedy = "give the synthetic folder of a finished run with the same classes"
+    if not is_finished(source):
+        raise ConfigError(f"synthesize.reuse: {source / MANIFEST} does not exist: {remedy}")
+    try:
+        return read_manifest(source, class_names, remedy)
+    except ConfigError as error:
+        raise ConfigError(f"synthesize.reuse: {error}") from error
 
 
 def take_over(source: Path, directory: Path, class_names: Sequence[str], labels: Sequence[int]) -> int:
@@ -26,45 +58,30 @@ def take_over(source: Path, directory: Path, class_names: Sequence[str], labels:
         Number of images.
 
     Raises:
-        ConfigError: There is no finished set, it is of other classes, or an image is missing.
+        ConfigError: See :func:`finished_set`.
     """
-    manifest = source / MANIFEST
-    if not manifest.is_file():
-        raise ConfigError(f"synthesize.reuse: {manifest} does not exist: give the synthetic folder of a finished run")
+    manifest = finished_set(source, class_names)
     make_folder(directory / IMAGES)
-    count = 0
-    with disk(directory), manifest.open(encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            label = record["label"]
-            if not 0 <= label < len(class_names) or class_names[label] != record["class_name"]:
-                raise ConfigError(
-                    f"synthesize.reuse: {manifest} holds class {label} {record['class_name']!r}, which is not ours: "
-                    "reuse a set of the same classes"
-                )
-            _link(source / record["file_name"], directory / record["file_name"])
-            count += 1
+    with disk(directory):
+        for name in manifest.files:
+            _link(source / name, directory / name)
         same = _mined_on(source / SELECTION, labels)
         for name in (*((LOSSES, SELECTION) if same else ()), CAPTIONS, CONTRAST, FILTER, REJECTED):
             if (source / name).is_file():
                 write_bytes(directory / name, (source / name).read_bytes())
-        write_bytes(directory / MANIFEST, manifest.read_bytes())
-    return count
+        write_bytes(directory / MANIFEST, (source / MANIFEST).read_bytes())
+    return len(manifest)
 
 
 def _mined_on(selection: Path, labels: Sequence[int]) -> bool:
     """Tell whether a selection was made on a training set with these labels."""
-    if not selection.is_file():
-        return False
-    stored = json.loads(selection.read_text(encoding="utf-8"))
+    stored = read_json(selection) if selection.is_file() else {}
     return bool(stored.get("fingerprint", {}).get("labels") == digest(list(labels)))
 
 
 def _link(source: Path, target: Path) -> None:
     if target.exists():
         return
-    if not source.is_file():
-        raise ConfigError(f"synthesize.reuse: {source} is missing: give the synthetic folder of a finished run")
     try:
         os.link(source, target)
     except OSError:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from callbacks import StageCallback
-from callbacks.stage import LastCheckpoint, load_trained
+from callbacks.stage import BestCheckpoint, LastCheckpoint, load_trained
 from lightning_modules import BiasedModule, ConfigError, DebiasedModule
 from tests.callbacks.toy import ToyClassifier, ToyData
 
@@ -58,14 +58,50 @@ def test_seeds_and_epochs_differ(tmp_path: Path) -> None:
     assert len(set(values)) == 6
 
 
-def test_marker_stops_a_fit_that_is_over(tmp_path: Path) -> None:
-    trainer = fit(Draws(stop_after=0), StageCallback(tmp_path, 1))
-    assert (tmp_path / "fit_done").exists()
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+def saving(module: pl.LightningModule, folder: Path, *callbacks: pl.Callback, **options: Any) -> None:
+    """Fit with a last checkpoint, from which the next fit in the folder goes on."""
+    last = folder / "last.ckpt"
+    trainer = pl.Trainer(
+        **{"max_epochs": 3, "limit_train_batches": 2, **options},
+        callbacks=[StageCallback(folder, 1), *callbacks, LastCheckpoint(folder)], accelerator="cpu", devices=1,
+        logger=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, ToyData(), ckpt_path=last if last.exists() else None, weights_only=True)
+
+
+def test_a_fit_that_was_over_trains_no_more(tmp_path: Path) -> None:
+    saving(Draws(stop_after=0), tmp_path)
+    (tmp_path / "fit_done").unlink()  # as if a kill had come between the checkpoint and the marker
     again = Draws()
-    fit(again, StageCallback(tmp_path, 1), ckpt_path=tmp_path / "last.ckpt")
-    # without the marker the two epochs that the first one left out would be made up for
+    saving(again, tmp_path)
+    # otherwise the two epochs that the first one left out would be made up for
     assert again.drawn == {}
+    assert (tmp_path / "fit_done").exists()
+
+
+class Judged(ToyClassifier):
+    """Has a metric of known values, one an epoch, and may break down in one of them."""
+
+    def __init__(self, values: list[float], fails_in: int | None = None) -> None:
+        super().__init__()
+        self.values = values
+        self.fails_in = fails_in
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.current_epoch == self.fails_in:
+            raise ValueError("killed")
+        self.log("value", self.values[self.current_epoch], on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+def test_the_best_epoch_is_known_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    here, there, values = tmp_path / "here", tmp_path / "there", [0.3, 0.9, 0.5]
+    with pytest.raises(ValueError, match="killed"):
+        saving(Judged(values, fails_in=2), here, BestCheckpoint(here, "value"))
+    here.rename(there)
+    saving(Judged(values), there, BestCheckpoint(there, "value"))
+    assert torch.load(there / "best.ckpt", weights_only=True)["epoch"] == 1
+    assert torch.load(there / "last.ckpt", weights_only=True)["epoch"] == 2
 
 
 def test_rehearsal_leaves_no_marker(tmp_path: Path) -> None:

@@ -30,6 +30,20 @@ def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dic
         check_synthesis(make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options), ToyData())
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"file_name": "images/0', "torn or incomplete record"),
+        ('{"file_name": "images/0.png", "label": 0, "class_name": "cow", "source_index": 0}', "'cow'"),
+        ('{"file_name": "images/0.png", "label": 0, "source_index": 0}', "images/0.png is missing"),
+    ],
+)
+def test_a_set_that_cannot_be_taken_over_is_refused_before_the_fit(tmp_path: Path, line: str, reason: str) -> None:
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(ConfigError, match=rf"synthesize\.reuse: .*line 1: .*{reason}.*; give the synthetic folder"):
+        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", reuse=tmp_path), ToyData())
+
+
 def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
     module = ClassDiffusion()
     parts: dict[str, Any] = {"captioner": EchoCaptioner(), "generator": Painter()}
