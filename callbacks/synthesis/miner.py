@@ -88,27 +88,13 @@ def mine_losses(module: nn.Module, loader: Iterable[dict[str, Any]], device: tor
     return torch.round(losses, decimals=5), indices
 
 
-def assemble(parts: list[tuple[Tensor, Tensor]], count: int) -> Tensor:
-    """Put the (losses, indices) of all ranks into one vector.
-
-    Args:
-        parts: One pair a rank.
-        count: Size of the training set.
-
-    Returns:
-        Losses float32 [count].
+def check_finite(losses: Tensor) -> None:
+    """Refuse losses by which nothing can be ranked.
 
     Raises:
-        ConfigError: A loss is not a number.
-        RuntimeError: The shards do not cover the training set exactly once.
+        ConfigError: One of them is not a number, or infinite.
     """
-    indices = torch.cat([part[1] for part in parts])
-    losses = torch.full((count,), float("nan"))
-    if len(indices) != count or len(torch.unique(indices)) != count:
-        raise RuntimeError(f"mining saw {len(indices)} of {count} training images: the shards are wrong")
-    losses[indices] = torch.cat([part[0] for part in parts])
     if not bool(torch.isfinite(losses).all()):
         raise ConfigError(
             "the biased model gives losses that are not finite: train it with a smaller lr or trainer.precision=32"
         )
-    return losses

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks.checkpoints import read_checkpoint
-from callbacks.synthesis.distributed import agree, gather, on_rank_zero
+from callbacks.synthesis.distributed import agree, on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_json
 from callbacks.synthesis.losses import Losses, write_losses
 from callbacks.synthesis.manifest import SELECTION
-from callbacks.synthesis.miner import Miner, assemble, mine_losses
+from callbacks.synthesis.miner import Miner, check_finite, mine_losses
 from callbacks.synthesis.part import check_fingerprint, digest, plain
 from callbacks.synthesis.progress import Bar, Progress
-from lightning_modules.distributed import rank, world_size
+from lightning_modules.distributed import assembled, rank, world_size
 from lightning_modules.errors import ConfigError
 
 
@@ -165,11 +165,13 @@ def _measure(module: nn.Module, data: MiningData, count: int, device: torch.devi
     module.to(device)
     try:
         with progress.bar("mining", count, "images") as bar:
-            part = agree(lambda: mine_losses(module, _Counted(data, bar), device))
+            own, indices = agree(lambda: mine_losses(module, _Counted(data, bar), device))
     finally:
         # The captioner needs the room.
         module.to(home)
-    return assemble(gather(part), count)
+    losses = assembled(indices, own, count)
+    check_finite(losses)
+    return losses
 
 
 class _Counted:

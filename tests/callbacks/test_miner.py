@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from callbacks.synthesis import LossMiner
-from callbacks.synthesis.miner import assemble, mine_losses
+from callbacks.synthesis.miner import check_finite, mine_losses
 from callbacks.synthesis.mining import precision
+from lightning_modules.distributed import assembled
 from lightning_modules.errors import ConfigError
 from tests.callbacks.toy import ToyClassifier, ToyData
 
@@ -53,8 +54,9 @@ def test_losses_are_those_of_evaluation_mode_in_float32_and_shards_agree() -> No
     module.eval()
     image = torch.stack([data.set[i]["image"] for i in range(40)])
     expected = F.cross_entropy(module(image), data.set.labels, reduction="none")
-    torch.testing.assert_close(assemble([whole], 40), expected, atol=2e-5, rtol=0)
-    assert torch.equal(assemble([whole], 40), assemble(shards, 40))
+    losses, indices = (torch.cat(column) for column in zip(*shards, strict=True))
+    torch.testing.assert_close(assembled(whole[1], whole[0], 40), expected, atol=2e-5, rtol=0)
+    assert torch.equal(assembled(whole[1], whole[0], 40), assembled(indices, losses, 40))
     assert whole[0].dtype == torch.float32
 
 
@@ -69,11 +71,10 @@ def test_an_empty_shard_is_no_error() -> None:
     assert len(losses) == len(indices) == 0
 
 
-def test_infinite_losses_and_wrong_shards_are_reported() -> None:
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_losses_that_are_not_finite_are_reported(wrong: float) -> None:
     with pytest.raises(ConfigError, match="not finite"):
-        assemble([(torch.tensor([1.0, float("nan")]), torch.tensor([0, 1]))], 2)
-    with pytest.raises(RuntimeError, match="shards"):
-        assemble([(torch.tensor([1.0, 2.0]), torch.tensor([0, 0]))], 2)
+        check_finite(torch.tensor([1.0, wrong]))
 
 
 def test_precision_counts_known_biases_only() -> None:
