@@ -186,7 +186,6 @@ class DebiasCLI(LightningCLI):
             from callbacks.report.page import report_run  # it brings plotting libraries
 
             self.datamodule.trainer = None  # the other ranks have left: nothing may be asked of them
-
             report_run(self.run_dir, self.opened(), self.report)
             print(f"report: {self.run_dir / REPORT}")
         except Exception as error:

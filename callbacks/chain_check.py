@@ -27,8 +27,9 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
         ConfigError: A setting, a module or the data is wrong.
     """
     if not all(fit.is_done for fit in fits):
+        # the data first: no model is fetched for a folder that is not there
         data.prepare_data()
-        data.setup("fit")  # the data first: nothing is fetched for a folder that is not there
+        data.setup("fit")
     stages = {fit.written: fit.stage for fit in fits}
     _tell_of_idle(stages, parts.settings)
     for name, stage in stages.items():

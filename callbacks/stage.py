@@ -42,8 +42,8 @@ class StageCallback(Callback):
 
         After a kill between the last checkpoint and the marker, the next fit has nothing to train and leaves it.
         """
-        left = self.marker.exists() or trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trainer.is_global_zero and not left:
+        rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not rehearsal and not self.marker.exists():
             self.marker.parent.mkdir(parents=True, exist_ok=True)
             self.marker.touch()
 

@@ -11,9 +11,7 @@ from callbacks.synthesize import SynthesizeCallback
 from lightning_modules import Classifier, ConfigError, StagedModule
 
 
-def check_synthesis(
-    own: SynthesizeCallback, data: MiningData, module: StagedModule | None = None, mined: bool = False
-) -> None:
+def check_synthesis(own: SynthesizeCallback, data: MiningData, module: StagedModule, mined: bool = False) -> None:
     """Refuse now what would otherwise be refused after the fit; takes well under a second.
 
     Args:
@@ -31,7 +29,7 @@ def check_synthesis(
     if own.reuse is not None:
         finished_set(Path(own.reuse), data.class_names)
         return
-    if module is not None and not isinstance(module, Classifier):
+    if not isinstance(module, Classifier):
         _check_learner(own, module, mined)
     if own.prompts is not None:
         if own.generator is None or not own.draw:

@@ -1,4 +1,4 @@
-"""Keeping on the disk what takes long to build."""
+"""Keeping on the disk what takes long to build or to fetch, once for all processes."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ def kept(path: Path, build: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8
     array = _read(path)
     if array is not None:
         return array
-    with alone(path.parent):
+    with one_at_a_time(path.parent):
         if not is_there:  # another process may have built it meanwhile
             array = _read(path)
         if array is None:
@@ -45,7 +45,7 @@ def kept(path: Path, build: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """Lets one process at a time fetch or build something in a folder; all at once where none can be locked.
 
     Args:

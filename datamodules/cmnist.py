@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augment import Augment
-from datamodules.cache import alone
+from datamodules.cache import one_at_a_time
 from datamodules.rebuilt import Rebuilt
 from datamodules.samples import Samples, Split
 from lightning_modules.errors import ConfigError
@@ -120,7 +120,7 @@ class CMNIST(Rebuilt):
         from torchvision.datasets import MNIST
 
         try:
-            with alone(self.root):  # what another process has fetched meanwhile is not fetched again
+            with one_at_a_time(self.root):  # what another process has fetched meanwhile is not fetched again
                 MNIST(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.cache import alone, kept
+from datamodules.cache import kept, one_at_a_time
 from datamodules.corruptions.build import Task, corrupt
 from datamodules.corruptions.frost import read_plates
 from datamodules.corruptions.pixels import SIDE
@@ -244,7 +244,7 @@ class CorruptedCIFAR10(Rebuilt):
         from torchvision.datasets import CIFAR10
 
         try:
-            with alone(self.root):  # what another process has fetched meanwhile is not fetched again
+            with one_at_a_time(self.root):  # what another process has fetched meanwhile is not fetched again
                 CIFAR10(str(self.root), download=True)
         except (OSError, RuntimeError) as error:
             raise ConfigError(

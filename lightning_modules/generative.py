@@ -31,15 +31,13 @@ def check_trainer(module: L.LightningModule) -> None:
     """Refuse Trainers that a module which learns to draw cannot be fitted with.
 
     Raises:
-        ConfigError: weights in half precision, whose small steps are lost, or weights in pieces.
+        ConfigError: weights in half precision, whose small steps are lost.
     """
     trainer = module.trainer
     if str(trainer.precision) in ("bf16-true", "16-true"):
         raise ConfigError(
             f"trainer.precision={trainer.precision} loses the small steps of {type(module).__name__}: set bf16-mixed."
         )
-    if type(trainer.strategy).__name__ in ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"):
-        raise ConfigError(f"trainer.strategy: {type(module).__name__} cannot be taken to pieces: set ddp.")
 
 
 def pictures(module: L.LightningModule, batch: Batch, size: int) -> Tensor:

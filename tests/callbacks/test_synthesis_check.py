@@ -27,7 +27,9 @@ from tests.callbacks.toy import EchoCaptioner, Painter, ToyData, make_callback
 )
 def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=rf"synthesize\.{key}"):
-        check_synthesis(make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options), ToyData())
+        check_synthesis(
+            make_callback(tmp_path / "nowhere", tmp_path / "nowhere", tmp_path / "s", **options), ToyData(), Vanilla()
+        )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_what_cannot_work_is_refused_before_the_fit(tmp_path: Path, options: dic
 def test_a_set_that_cannot_be_taken_over_is_refused_before_the_fit(tmp_path: Path, line: str, reason: str) -> None:
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(ConfigError, match=rf"synthesize\.reuse: .*line 1: .*{reason}.*; give the synthetic folder"):
-        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", reuse=tmp_path), ToyData())
+        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", reuse=tmp_path), ToyData(), Vanilla())
 
 
 def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
@@ -60,17 +62,21 @@ def test_a_module_that_classifies_nothing_cannot_mine(tmp_path: Path) -> None:
 
 
 def test_what_can_work_is_let_through(captioning_model: Path, stable_diffusion: Path, tmp_path: Path) -> None:
-    check_synthesis(make_callback(captioning_model, stable_diffusion, tmp_path / "s"), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None), ToyData())
+    check_synthesis(make_callback(captioning_model, stable_diffusion, tmp_path / "s"), ToyData(), Vanilla())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None), ToyData(), Vanilla())
     parts = {"captioner": EchoCaptioner(), "generator": Painter()}
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned"), ToyData())
-    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20), ToyData())
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts), ToyData(), Vanilla())
     check_synthesis(
-        make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()), ToyData()
+        make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=19, images="aligned"), ToyData(), Vanilla()
+    )
+    check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", **parts, top_k=20), ToyData(), Vanilla())
+    check_synthesis(
+        make_callback(tmp_path, tmp_path, tmp_path / "s", generator=Painter(), prompts=Templates()),
+        ToyData(),
+        Vanilla(),
     )
 
 
 def test_nothing_is_explained_a_negative_number_of_times(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"synthesize\.explain must be 0 or more"):
-        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1), ToyData())
+        check_synthesis(make_callback(tmp_path, tmp_path, tmp_path / "s", explain=-1), ToyData(), Vanilla())

@@ -22,6 +22,7 @@ from callbacks.synthesis.losses import read_losses
 from callbacks.synthesis.miner import mine_losses
 from callbacks.synthesis.templates import Templates
 from callbacks.synthesis_check import check_synthesis
+from lightning_modules import Vanilla
 from lightning_modules.errors import ConfigError
 from tests.callbacks.test_drawing import tree
 from tests.callbacks.toy import EchoCaptioner, Painter, ToyClassifier, ToyData, fit, make_callback
@@ -172,7 +173,7 @@ def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
 def test_the_captions_may_be_all(tmp_path: Path) -> None:
     callback = make_callback(tmp_path, tmp_path, tmp_path / "s", captioner=EchoCaptioner(), generator=Painter())
     callback.draw = False
-    check_synthesis(callback, ToyData())
+    check_synthesis(callback, ToyData(), Vanilla())
     run(callback)
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "captions.json", "filter.json", "losses.safetensors", "partial", "selection.json",
@@ -181,7 +182,7 @@ def test_the_captions_may_be_all(tmp_path: Path) -> None:
         other = make_callback(tmp_path, tmp_path, tmp_path / "t", **{"captioner": EchoCaptioner(), **options})
         other.draw = False
         with pytest.raises(ConfigError, match="caption"):
-            check_synthesis(other, ToyData())
+            check_synthesis(other, ToyData(), Vanilla())
 
 
 def test_the_epoch_that_validation_chose_may_mine(tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_the_epoch_that_validation_chose_may_mine(tmp_path: Path) -> None:
     trainer = L.Trainer(accelerator="cpu", devices=1, logger=False, default_root_dir=tmp_path)
     trainer.datamodule = data  # type: ignore[attr-defined]
     callback = make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None, mine_epoch="best")
-    check_synthesis(callback, data)
+    check_synthesis(callback, data, Vanilla())
     with pytest.raises(ConfigError, match=r"mine_epoch=best: there is no .*best\.ckpt: no epoch .* was validated"):
         callback.synthesize(trainer, module)
     (tmp_path / BEST).parent.mkdir()
@@ -207,7 +208,7 @@ def test_the_epoch_that_validation_chose_may_mine(tmp_path: Path) -> None:
         run(make_callback(tmp_path, tmp_path, tmp_path / "s", generator=None))
     callback.when = "start"
     with pytest.raises(ConfigError, match="start mines before"):
-        check_synthesis(callback, data)
+        check_synthesis(callback, data, Vanilla())
 
 
 def test_another_model_of_the_stage_before_is_noticed(tmp_path: Path) -> None:

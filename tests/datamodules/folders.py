@@ -4,9 +4,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from datamodules.folder import Folder
+from tests.datamodules.reading import SPLITS, names
 
 
 def small(root: Path, **options: Any) -> Folder:
@@ -21,12 +20,7 @@ def loaded(root: Path, **options: Any) -> Folder:
 
 def splits(data: Folder) -> dict[str, list[str]]:
     """File names of each split."""
-    found = {}
-    for split in ("train", "val", "test"):
-        samples = data.load(split)
-        assert not isinstance(samples.images, np.ndarray)
-        found[split] = list(samples.images.names)
-    return found
+    return {split: names(data.load(split)) for split in SPLITS}
 
 
 def zipped(root: Path, prefix: str = "") -> Path:

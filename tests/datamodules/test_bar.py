@@ -9,15 +9,12 @@ import torch
 from datamodules import BAR
 from datamodules.bar import CLASSES, PLACES
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.generators import write_bar_official, write_bar_resplit, write_bar_zip
 
 
 def small(root: Path, **options: object) -> BAR:
     return BAR(root, **{"image_size": 16, "num_workers": 0, "batch_size": 8, **options})  # type: ignore[arg-type]
-
-
-def everything(loader: object, key: str) -> torch.Tensor:
-    return torch.cat([batch[key] for batch in loader])  # type: ignore[attr-defined]
 
 
 def test_official_folder(tmp_path: Path) -> None:

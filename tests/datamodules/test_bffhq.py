@@ -5,15 +5,12 @@ import torch
 
 from datamodules.bffhq import BFFHQ
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.layouts.release import write_release
 
 
 def small(root: Path, **options: object) -> BFFHQ:
     return BFFHQ(root, **{"image_size": 8, "num_workers": 0, "batch_size": 8, **options})  # type: ignore[arg-type]
-
-
-def everything(loader: object, key: str) -> torch.Tensor:
-    return torch.cat([batch[key] for batch in loader])  # type: ignore[attr-defined]
 
 
 def test_shares(tmp_path: Path) -> None:

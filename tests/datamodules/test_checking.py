@@ -15,6 +15,7 @@ from datamodules.dataset import FileStore
 from datamodules.folder import Folder
 from datamodules.images import Container, ImageFiles
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.ddp import RankError, run_ddp
 from tests.layouts.folder import write_folder, write_images
 
@@ -35,10 +36,6 @@ def store(root: Path, count: int, *broken: int, cache: bool = False) -> FileStor
     write_images(root, names)
     damage(root, *(names[number] for number in broken))
     return FileStore(ImageFiles(Container(root), names), 16, cache)
-
-
-def everything(loader: Any, key: str) -> torch.Tensor:
-    return torch.cat([batch[key] for batch in loader])
 
 
 def test_broken_images_are_found_in_every_store(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from datamodules.dogs_and_cats import DogsAndCats
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.layouts.dogs_and_cats import write_folders, write_kaggle, write_zip
 from tests.layouts.release import write_release
 
@@ -15,10 +16,6 @@ from tests.layouts.release import write_release
 def small(root: Path, **options: object) -> DogsAndCats:
     options = {"image_size": 8, "num_workers": 0, "batch_size": 16, "percent": "5pct", **options}
     return DogsAndCats(root, **options)  # type: ignore[arg-type]
-
-
-def everything(loader: object, key: str) -> torch.Tensor:
-    return torch.cat([batch[key] for batch in loader])  # type: ignore[attr-defined]
 
 
 def names(data: DogsAndCats, split: str) -> list[str]:

@@ -15,6 +15,7 @@ from datamodules.checking import SPLITS
 from datamodules.samples import Split
 from datamodules.table import Table
 from lightning_modules.errors import ConfigError
+from tests.datamodules.reading import everything
 from tests.layouts.folder import write_images
 from tests.layouts.table import write_rows, write_table
 
@@ -30,10 +31,6 @@ def loaded(file: Path, **options: Any) -> Table:
     data = small(file, **options)
     data.setup("fit")
     return data
-
-
-def everything(loader: Any, key: str) -> torch.Tensor:
-    return torch.cat([batch[key] for batch in loader])
 
 
 def rows(root: Path, suffix: str = ".csv", /, **columns: Sequence[object]) -> Path:
