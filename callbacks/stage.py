@@ -1,10 +1,12 @@
 """What a stage of a chain needs around its fit: reproducible epochs, starting weights, whole files, a marker."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from callbacks.checkpoints import read_checkpoint
 from lightning_modules.errors import ConfigError
@@ -51,16 +53,38 @@ class StageCallback(Callback):
 class BestCheckpoint(ModelCheckpoint):
     """Keep ``best.ckpt``, of the epoch with the highest value of a metric; the folder may be moved between two fits.
 
+    Of several such epochs it is the one with the highest accuracy, and the first of those: as long as one small group
+    is wrong throughout, all epochs have a worst group of 0, the very first one too.
+
     Args:
         folder: Where to.
         monitor: The metric.
+        tie_break: The metric that decides between epochs that are equal in the first; a module need not log it.
     """
 
-    def __init__(self, folder: Path, monitor: str) -> None:
+    def __init__(self, folder: Path, monitor: str, tie_break: str = "val/accuracy") -> None:
         super().__init__(folder, "best", monitor=monitor, mode="max", enable_version_counter=False)
+        self.tie_break = tie_break
+        self.tie_value = -math.inf
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Say whether the present epoch is the best one so far, on all ranks alike."""
+        value = float(trainer.callback_metrics.get(self.tie_break, -math.inf))
+        better = super().check_monitor_top_k(trainer, current)
+        if not better and current is not None:
+            tied = bool(current == self.best_model_score) and value > self.tie_value
+            better = trainer.strategy.reduce_boolean_decision(tied)
+        if better:
+            self.tie_value = value
+        return better
+
+    def state_dict(self) -> dict[str, Any]:
+        """Say by what the best epoch beat those that are equal to it."""
+        return {**super().state_dict(), "tie_value": self.tie_value}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best value over, which Lightning forgets where the folder has another place than before."""
+        self.tie_value = state_dict["tie_value"]
 
         def here(path: str) -> str:
             return str(Path(str(self.dirpath)) / Path(path).name) if path else path

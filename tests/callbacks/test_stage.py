@@ -80,17 +80,20 @@ def test_a_fit_that_was_over_trains_no_more(tmp_path: Path) -> None:
 
 
 class Judged(ToyClassifier):
-    """Has a metric of known values, one an epoch, and may break down in one of them."""
+    """Has metrics of known values, one an epoch, and may break down in one of them."""
 
-    def __init__(self, values: list[float], fails_in: int | None = None) -> None:
+    def __init__(self, values: list[float], fails_in: int | None = None, accuracies: list[float] | None = None) -> None:
         super().__init__()
         self.values = values
         self.fails_in = fails_in
+        self.accuracies = accuracies
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.current_epoch == self.fails_in:
             raise ValueError("killed")
         self.log("value", self.values[self.current_epoch], on_step=False, on_epoch=True)
+        if self.accuracies is not None:
+            self.log("val/accuracy", self.accuracies[self.current_epoch], on_step=False, on_epoch=True)
         return super().training_step(batch, batch_idx)
 
 
@@ -102,6 +105,28 @@ def test_the_best_epoch_is_known_in_a_folder_that_was_moved(tmp_path: Path) -> N
     saving(Judged(values), there, BestCheckpoint(there, "value"))
     assert torch.load(there / "best.ckpt", weights_only=True)["epoch"] == 1
     assert torch.load(there / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "accuracies", "chosen"),
+    [
+        ([0.0, 0.0, 0.0], [0.5, 0.9, 0.7], 1),
+        ([0.0, 0.0, 0.0], [0.7, 0.9, 0.9], 1),
+        ([0.0, 0.0, 0.0], None, 0),
+        ([0.3, 0.2, 0.3], [0.6, 0.9, 0.7], 2),
+        ([0.3, 0.2, 0.1], [0.6, 0.7, 0.8], 0),
+        ([0.0, 0.1, 0.1], [0.9, 0.6, 0.5], 1),
+    ],
+)
+@pytest.mark.parametrize("killed", [False, True])
+def test_accuracy_decides_between_equal_epochs(
+    tmp_path: Path, values: list[float], accuracies: list[float] | None, chosen: int, killed: bool
+) -> None:
+    if killed:
+        with pytest.raises(ValueError, match="killed"):
+            saving(Judged(values, 2, accuracies), tmp_path, BestCheckpoint(tmp_path, "value"))
+    saving(Judged(values, accuracies=accuracies), tmp_path, BestCheckpoint(tmp_path, "value"))
+    assert torch.load(tmp_path / "best.ckpt", weights_only=True)["epoch"] == chosen
 
 
 def test_rehearsal_leaves_no_marker(tmp_path: Path) -> None:
