@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,8 +36,6 @@ diffusers = importlib.import_module("diffusers")  # its classes carry no usable 
 PARTS = ("judge", "vae", "text2image", "captioner")
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = 49_152
-STEPS = 7
-GUIDANCE = 3.0
 
 log = logging.getLogger("build")
 
@@ -53,18 +52,22 @@ def pictures(work: Path) -> Balanced:
     return data
 
 
-def report_text2image(out: Path, count: int) -> dict[str, float]:
+def report_text2image(out: Path, count: int, steps: int, guidance: float, template: str | None) -> dict[str, float]:
     """Draw pictures for captions of random balanced scenes and let the judge look at them.
 
     Args:
         out: folder of all models.
         count: number of pictures.
+        steps: denoising steps.
+        guidance: classifier-free guidance as diffusers has it.
+        template: what every caption says, see :func:`describe`; None for all of ``TEMPLATES`` in turn.
 
     Returns:
         Shares of right shapes, backgrounds and colours, and CPU seconds for 1,000 pictures.
     """
     scenes = balanced(count, HELD_OUT_SEED + 1).attributes
-    prompts = [describe(Scene(*row), TEMPLATES[i % len(TEMPLATES)]) for i, row in enumerate(scenes.tolist())]
+    templates = TEMPLATES if template is None else (template,)
+    prompts = [describe(Scene(*row), templates[i % len(templates)]) for i, row in enumerate(scenes.tolist())]
     pipeline = diffusers.DiffusionPipeline.from_pretrained(out / "text2image")
     pipeline.set_progress_bar_config(disable=True)
     drawn, start = [], time.process_time()
@@ -72,7 +75,7 @@ def report_text2image(out: Path, count: int) -> dict[str, float]:
         part = prompts[first : first + 64]
         generators = [torch.Generator().manual_seed(HELD_OUT_SEED + first + i) for i in range(len(part))]
         images = pipeline(
-            part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="pt"
+            part, num_inference_steps=steps, guidance_scale=guidance, generator=generators, output_type="pt"
         ).images
         drawn.append(images)
     seconds = (time.process_time() - start) / count * 1000
@@ -80,10 +83,10 @@ def report_text2image(out: Path, count: int) -> dict[str, float]:
     return {**faithfulness(load_judge(out / "judge"), images, scenes), "cpu_seconds_per_1000": seconds}
 
 
-def report(part: str, out: Path, vae: Path, count: int) -> dict[str, float]:
+def report(part: str, out: Path, vae: Path, count: int, drawing: dict[str, Any]) -> dict[str, float]:
     """Measure one finished part on pictures or captions that its training has not seen."""
     if part == "text2image":
-        return report_text2image(out, count)
+        return report_text2image(out, count, **drawing)
     held_out = balanced(count, HELD_OUT_SEED)
     if part == "captioner":
         return captioner_accuracy(out / "captioner", held_out)
@@ -105,6 +108,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the state of the chosen parts and begin again")
     parser.add_argument("--measure", action="store_true", help="train nothing, measure what stands in --out")
     parser.add_argument("--count", type=int, default=2048, help="pictures to measure with")
+    parser.add_argument("--steps", type=int, default=7, help="denoising steps to measure text2image with")
+    parser.add_argument("--guidance", type=float, default=3.0, help="guidance to measure text2image with")
+    parser.add_argument("--template", help='captions to measure text2image with, such as "a photo of a {shape}"')
     parser.add_argument("further", nargs="*", help="after --: settings of the fits of text2image and captioner")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -112,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
 
     work, out = options.work, options.out
+    drawing = {"steps": options.steps, "guidance": options.guidance, "template": options.template}
     for part in [part for part in PARTS if part in (options.only or PARTS)]:
         if not options.measure:
             if options.fresh:
@@ -122,7 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
             else:
                 fit(part, work, out, options.further)
         vae = out / "text2image" / "vae" if options.measure else work / "vae"
-        figures = {key: round(value, 4) for key, value in report(part, out, vae, options.count).items()}
+        measured = report(part, out, vae, options.count, drawing)
+        figures = {key: round(value, 4) for key, value in measured.items()}
         print(json.dumps({"part": part, "pictures": options.count, **figures}), flush=True)
 
 
