@@ -5,6 +5,7 @@ import logging
 from jsonargparse import Namespace
 
 from callbacks.chain import Fit, Stage
+from callbacks.checkpoints import read_checkpoint
 from callbacks.parts import Parts
 from callbacks.synthesis_check import check_synthesis
 from datamodules import DebiasDataModule
@@ -30,6 +31,10 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
         # the data first: no model is fetched for a folder that is not there
         data.prepare_data()
         data.setup("fit")
+        data.setup("test")  # a test set that is not there should not show after hours
+        for fit in fits:
+            if fit.last.is_file() and (known := read_checkpoint(fit.last, mmap=True).get(type(data).__qualname__)):
+                data.refuse_others(known)
     stages = {fit.written: fit.stage for fit in fits}
     _tell_of_idle(stages, parts.settings)
     for name, stage in stages.items():

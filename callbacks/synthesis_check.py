@@ -27,7 +27,7 @@ def check_synthesis(own: SynthesizeCallback, data: MiningData, module: StagedMod
     if own.directory is not None and is_finished(own.directory):
         return
     if own.reuse is not None:
-        finished_set(Path(own.reuse), data.class_names)
+        finished_set(Path(own.reuse), data.class_names, data.bias_names)
         return
     if not isinstance(module, Classifier):
         _check_learner(own, module, mined)

@@ -135,9 +135,8 @@ class SynthesizeCallback(L.Callback):
             self._draw_strip(directory, data)
             return
         if self.reuse is not None:
-            source, names = Path(self.reuse), list(data.class_names)
-            labels = data.train_labels().tolist()
-            count = on_rank_zero(lambda: take_over(source, directory, names, labels))
+            source, labels = Path(self.reuse), data.train_labels().tolist()
+            count = on_rank_zero(lambda: take_over(source, directory, data.class_names, data.bias_names, labels))
             self._say("synthetic set: %d images taken over from %s", count, source)
             self._draw_strip(directory, data)
             return
@@ -332,7 +331,9 @@ class SynthesizeCallback(L.Callback):
         drawn_from = [[prompt.label, prompt.bias, prompt.source_index, prompt.caption] for prompt in planned]
         digests = {"digest": digest(drawn_from), "model": generator.fingerprint()}
         on_rank_zero(lambda: write_plan(directory, self.settings(), digests, planned, data.num_classes))
-        drawing = Drawing(directory, generator, self.gate, planned, list(data.class_names), self._seed, self._progress)
+        drawing = Drawing(
+            directory, generator, self.gate, planned, data.class_names, data.bias_names, self._seed, self._progress
+        )
         counts = drawing.run(trainer.strategy.root_device, trainer.local_rank == 0)
         seconds = time.perf_counter() - start
         rejects = {reason: count for reason, count in sorted(counts.items()) if reason != KEEP}

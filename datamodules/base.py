@@ -153,7 +153,7 @@ class DebiasDataModule(SplitDataModule):
         if self.synthetic_dir is None:
             return None
         return SyntheticSet(
-            self.synthetic_dir, self.class_names, len(self.bias_names), self.image_size, self.cache,
+            self.synthetic_dir, self.class_names, self.bias_names, self.image_size, self.cache,
             self.synthetic_test, self.seed,
         )  # fmt: skip
 

@@ -111,17 +111,17 @@ class CheckedDataModule(DebiasDataModule):
         """Looks for broken files in splits that were not looked at before."""
         stores = {split: self._store(split) for split in splits if split not in self._checked}
         broken = dict(zip(stores, find_broken([*stores.values()]), strict=True))
-        found = [(stores[split].files, position) for split in stores for position in broken[split]]
-        if found:
-            some = ", ".join(files.where(position) for files, position in found[:5])
+        found = [(stores[split].files, position, why) for split in stores for position, why in broken[split].items()]
+        if found and self.broken == "error":
+            some = ", ".join(files.where(position) for files, position, _ in found[:5]) + ", ..." * (len(found) > 5)
             many = len(found) > 1
-            why = next(why for bad in broken.values() for why in bad.values())
-            count = f"{len(found)} image{'s' * many} cannot be read: {some}{', ...' * (len(found) > 5)}"
-            count += f" ({'the first: ' * many}{why})"
-            if self.broken == "error":
-                raise ConfigError(f"{self.KEY}: {count}; replace or delete what is broken, or set data.broken=skip")
-            log.info("left out: %s", count)
-        self._left_out += [files.names[position] for files, position in found]
+            raise ConfigError(
+                f"{self.KEY}: {len(found)} image{'s' * many} cannot be read: {some} ({'the first: ' * many}"
+                f"{found[0][2]}); replace or delete what is broken, or set data.broken=skip"
+            )
+        for files, position, why in found:
+            log.info("left out: %s (%s)", files.where(position), why)
+        self._left_out += [files.names[position] for files, position, _ in found]
         self._checked.update(stores)
         for split, positions in broken.items():
             if positions:

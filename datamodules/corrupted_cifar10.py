@@ -161,8 +161,8 @@ class CorruptedCIFAR10(Rebuilt):
         """Fetches CIFAR-10 when that is wanted and needed, and builds the set; one process at a time does it."""
         if self._release is not None:
             return
-        if self.download and not (self.root / BATCHES).is_dir() and not self._has_folders:
-            self._fetch()
+        if self.download and not self._has_folders:
+            self._fetch()  # torchvision looks by checksum whether everything is there
         _ = self._built
 
     def _build(self, split: Split) -> Samples:

@@ -1,8 +1,10 @@
 """Reading image files from a folder or a zip: whatever the mode, an upright 8-bit RGB picture comes out."""
 
 import io
+import logging
 import os
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lightning_modules.errors import ConfigError
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".ppm", ".pgm")
+log = logging.getLogger("diffubias")
 UNREAD = (".heic", ".heif", ".raw", ".cr2", ".nef", ".dng")  # pictures that Pillow does not decode
 REMEDY = "replace the file or delete it"
 
@@ -22,8 +25,8 @@ REMEDY = "replace the file or delete it"
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turns a picture of any mode into an upright 8-bit RGB picture.
 
-    The EXIF orientation is applied, transparent parts are laid on white, and 16-bit grey values and floats from 0 to 1
-    are scaled to 8 bit (Pillow's own conversion would clip them).
+    The EXIF orientation is applied if it can be read, transparent parts are laid on white, and 16-bit grey values and
+    floats from 0 to 1 are scaled to 8 bit (Pillow's own conversion would clip them).
 
     Args:
         image: An opened picture of any Pillow mode.
@@ -34,13 +37,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: Floats lie outside 0 to 255.
     """
-    image = ImageOps.exif_transpose(image)
+    try:
+        image = ImageOps.exif_transpose(image)
+    except Exception as error:  # whatever Pillow makes of broken EXIF data; the picture itself may be sound
+        log.debug("EXIF data left out: %s", reason(error))
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I"):
         grey = np.asarray(image, dtype=np.int64)
-        # 32-bit files that hold 8-bit values exist, so only values beyond 8 bit are scaled
-        scaled = grey >> 8 if grey.max(initial=0) > 255 else grey
+        # 32-bit files that hold 8-bit values exist, so of them only values beyond 8 bit are scaled
+        scaled = grey >> 8 if image.mode != "I" or grey.max(initial=0) > 255 else grey
         return Image.fromarray(scaled.clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         return _from_floats(np.asarray(image)).convert("RGB")
@@ -159,6 +165,17 @@ def _listing() -> Iterator[None]:
         ) from error
 
 
+def _refuse_unreadable(root: Path, names: Iterable[str]) -> None:
+    """Refuses names that are no text, which no result could be written with."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"data.root: the name {os.fsencode(name)!r} in {root} is not UTF-8; rename it (convmv does so)"
+            ) from error
+
+
 class Container:
     """A folder or a zip file of images, safe to use in forked and spawned DataLoader workers.
 
@@ -213,6 +230,7 @@ class Container:
                 outer = [self.path, *(self.path / parent for parent in Path(prefix).parents)] if prefix else []
                 with _listing():
                     found.update(_walk(str(self.path / prefix), prefix, tuple(map(os.path.realpath, outer))))
+        _refuse_unreadable(self.path, found)
         self.unread.update(end for name in found if (end := os.path.splitext(name)[1].lower()) in UNREAD)
         return sorted(filter(_ends_like_an_image, found))
 
@@ -233,6 +251,7 @@ class Container:
             with _listing(), os.scandir(self.path / prefix) as entries:
                 visible = (entry for entry in entries if not _is_hidden(entry.name) and _is_folder(entry))
                 found.update(entry.name for entry in visible if not _only_runs(entry.path))
+        _refuse_unreadable(self.path, found)
         return sorted(name for name in found if not _is_hidden(name))
 
     def has(self, prefix: str) -> bool:
@@ -252,8 +271,16 @@ class Container:
         return f"{self.path}:{name}" if self.is_zip else str(self.path / name)
 
     def read(self, name: str) -> bytes:
-        """Reads the bytes of one file; may raise OSError, KeyError or BadZipFile."""
-        return self._archive().read(name) if self.is_zip else (self.path / name).read_bytes()
+        """Reads the bytes of one file.
+
+        Raises:
+            OSError: There is no such file, or it cannot be read.
+        """
+        try:
+            return self._archive().read(name) if self.is_zip else (self.path / name).read_bytes()
+        # damaged, encrypted, or packed in a way that Python does not know
+        except (KeyError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise OSError(reason(error)) from error
 
 
 class ImageFiles:
@@ -291,7 +318,7 @@ class ImageFiles:
         shown = self.where(position)
         try:
             data = self.container.read(name)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except OSError as error:
             raise ConfigError(f"cannot read the image {shown} ({reason(error)}); {self.remedy}") from error
         return decode(data, shown, size, self.remedy)
 

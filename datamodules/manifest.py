@@ -78,12 +78,18 @@ class Manifest:
         return len(self.labels)
 
 
-def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None, remedy: str | None = None) -> Manifest:
+def read_manifest(
+    synthetic_dir: Path,
+    class_names: Sequence[str] | None = None,
+    bias_names: Sequence[str] = (),
+    remedy: str | None = None,
+) -> Manifest:
     """Reads `metadata.jsonl` line by line; the memory taken is some 50 bytes an image.
 
     Args:
         synthetic_dir: The folder `synthetic` of a run.
         class_names: When given, labels must be positions in it and a record's `class_name` must agree.
+        bias_names: The same for bias attributes and a record's `bias_name`.
         remedy: What an error advises; not given, to delete the manifest, so that the images are drawn again.
 
     Returns:
@@ -102,7 +108,7 @@ def read_manifest(synthetic_dir: Path, class_names: Sequence[str] | None = None,
                 if not line.strip():
                     continue
                 try:
-                    name, label, source, bias, weight = _record(line, class_names)
+                    name, label, source, bias, weight = _record(line, class_names, bias_names)
                     if not (synthetic_dir / name).is_file():
                         raise ValueError(f"the image {name} is missing")
                 except ValueError as error:
@@ -127,7 +133,9 @@ def _again(path: Path) -> str:
     return f"delete {path} and run the same command again"
 
 
-def _record(line: bytes, class_names: Sequence[str] | None) -> tuple[str, int, int, int, float]:
+def _record(
+    line: bytes, class_names: Sequence[str] | None, bias_names: Sequence[str]
+) -> tuple[str, int, int, int, float]:
     try:
         record = json.loads(line)
         name, label, source = record["file_name"], record["label"], record["source_index"]
@@ -142,6 +150,12 @@ def _record(line: bytes, class_names: Sequence[str] | None) -> tuple[str, int, i
     if class_names is not None and record.get("class_name", class_names[label]) != class_names[label]:
         raise ValueError(
             f"label {label} is {class_names[label]!r} in this data set but the record says {record['class_name']!r}"
+        )
+    if bias_names and bias >= len(bias_names):
+        raise ValueError(f"wrong bias {bias} (the data set has {len(bias_names)} bias attributes)")
+    if bias_names and bias >= 0 and record.get("bias_name", bias_names[bias]) != bias_names[bias]:
+        raise ValueError(
+            f"bias {bias} is {bias_names[bias]!r} in this data set but the record says {record['bias_name']!r}"
         )
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
         raise ValueError(f"the weight {weight!r} does not lie in 0..1")

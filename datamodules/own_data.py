@@ -34,6 +34,7 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 # how tables write that a value is missing
 MISSING = ("nan", "na", "n/a", "none", "null")
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 MANY = 20  # classes beyond which the log gives their number alone
 MEMORY = 2_000_000_000  # bytes of decoded pictures that are kept without being asked
 
@@ -64,11 +65,14 @@ def one_form(name: str) -> str:
 
 def naturally(names: Iterable[str]) -> tuple[str, ...]:
     """Returns the different names in the order that people expect: numbers by value, so that 2 comes before 10."""
+    different = set(names)
+    if all(NUMBER.fullmatch(name) for name in different):  # with signs and decimals
+        return tuple(sorted(different, key=lambda name: (float(name), name)))
 
     def key(name: str) -> tuple[list[str | int], str]:
         return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", name))], name
 
-    return tuple(sorted(set(names), key=key))
+    return tuple(sorted(different, key=key))
 
 
 @rank_zero_only
@@ -200,6 +204,7 @@ class OwnData(CheckedDataModule):
                 raise self._too_few(split)
             positions["train"], positions[split] = train[inside], train[held_out]
             log.info("no %s split: %d of the %d training images are held out for it", split, len(held_out), len(train))
+        self._refuse_empty(self._labels[positions["train"]])
         self._tell_classes(positions)
         return positions
 
@@ -220,6 +225,9 @@ class OwnData(CheckedDataModule):
             alike.setdefault(name.casefold(), []).append(name)
             if name.casefold() in MISSING:
                 warn(f"{self.KEY}: the class {name} reads like a missing label; delete its images if it is none")
+        for name in self.bias_names:
+            if name.casefold() in MISSING:
+                warn(f"{self.KEY}: the bias {name} reads like a missing one; leave it empty where it is not known")
         for group in alike.values():
             if len(group) > 1:
                 warn(

@@ -1,5 +1,8 @@
 """What is read: the splits of a data set, and the batches of them as they are evaluated."""
 
+import hashlib
+import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,17 +10,25 @@ from typing import Any
 import lightning as L  # noqa: N812
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.augment import Transform
 from datamodules.dataset import ArrayStore, Batch, FileStore, ImageDataset, Part
+from datamodules.images import ImageFiles
 from datamodules.samples import Samples, Split, carve
 from datamodules.sampling import TrainSampler
 from lightning_modules.errors import ConfigError
 from lightning_modules.metrics import GroupTable
+
+
+def _place(files: ImageFiles) -> str:
+    """Tells the folders of two sets of files apart, without naming them."""
+    return hashlib.blake2b(os.fsencode(files.container.path.resolve()), digest_size=8).hexdigest()
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -96,6 +107,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
         self.watch_test = watch_test
         self._plain_transform = Transform(mean, std)
         self._parts: dict[Split, Part] = {}
+        self._keys: dict[Split, Tensor] = {}
 
     @property
     @abstractmethod
@@ -155,18 +167,80 @@ class SplitDataModule(L.LightningDataModule, ABC):
         if samples is None or not len(samples):
             raise ConfigError(f"the {split} split of {type(self).__name__} has no sample; check the data settings")
         if split == "train":
-            counts = np.bincount(samples.labels, minlength=self.num_classes)
-            empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
-            if empty:
-                raise ConfigError(
-                    f"class {', '.join(map(repr, empty))} of {type(self).__name__} has no training sample; add images "
-                    "or enlarge the training split"
-                )
+            self._refuse_empty(samples.labels)
         if isinstance(samples.images, np.ndarray):
             store: ArrayStore | FileStore = ArrayStore(samples.images, self.image_size)
         else:
             store = FileStore(samples.images, self.image_size, self.cache)
+        self._keys.pop(split, None)
         self._parts[split] = Part(store, samples.labels, samples.biases, texts=samples.texts)
+
+    def _refuse_empty(self, labels: NDArray[np.int64]) -> None:
+        """Refuses training images, by their labels, of which a class has none."""
+        counts = np.bincount(labels, minlength=self.num_classes)
+        empty = [name for name, count in zip(self.class_names, counts, strict=True) if count == 0]
+        if empty:
+            raise ConfigError(
+                f"class {', '.join(map(repr, empty))} of {type(self).__name__} has no training sample; add images "
+                "or enlarge the training split"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tells in every checkpoint which files the network learns from; {} where the pictures are no files."""
+        files = self._files("train")
+        return {} if files is None else {"root": _place(files), "train": self._file_keys("train", files)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuses to go on with other training images, and to test with images that the network learnt from.
+
+        Sets that are held out by a seed are drawn anew where images are added or removed.
+
+        Raises:
+            ConfigError: The images are not those of the checkpoint, or are among its training images.
+        """
+        doing = None if self.trainer is None else self.trainer.state.fn
+        if doing == TrainerFn.FITTING:
+            self.refuse_others(state_dict)
+        elif doing == TrainerFn.TESTING and (files := self._files("test")) and state_dict["root"] == _place(files):
+            keys = self._file_keys("test", files)
+            if learnt := int(torch.isin(keys, state_dict["train"]).sum()):
+                raise ConfigError(
+                    f"data: the network learnt from {learnt} of the {len(keys)} test images; images were added or "
+                    "removed, or data.seed is another one: put that back, or give a test split of its own"
+                )
+
+    def refuse_others(self, state_dict: dict[str, Any]) -> None:
+        """Refuses training images that are not those of a checkpoint.
+
+        Args:
+            state_dict: What the checkpoint has of the data; see `state_dict`.
+
+        Raises:
+            ConfigError: There are others, or their order is another one.
+        """
+        files = self._files("train")
+        if files is None:
+            return
+        keys, known = self._file_keys("train", files), state_dict["train"]
+        if torch.equal(keys, known):
+            return
+        new, gone = (int((~torch.isin(*pair)).sum()) for pair in ((keys, known), (known, keys)))
+        raise ConfigError(
+            f"data: the training images are not those that this run began with ({new} are new, {gone} are missing); "
+            "put them back, or give another --run_dir"
+        )
+
+    def _file_keys(self, split: Split, files: ImageFiles) -> Tensor:
+        """A number for the name of every file of a split, int64 [N]."""
+        if split not in self._keys:
+            digests = b"".join(hashlib.blake2b(name.encode(), digest_size=8).digest() for name in files.names)
+            self._keys[split] = torch.frombuffer(bytearray(digests), dtype=torch.int64)
+        return self._keys[split]
+
+    def _files(self, split: Split) -> ImageFiles | None:
+        """The files of a split; None where its pictures are no files."""
+        store = self._part(split).images
+        return store.files if isinstance(store, FileStore) else None
 
     def train_labels(self) -> Tensor:
         """Returns the classes of the real training split, int64 [N]."""
@@ -228,6 +302,8 @@ class SplitDataModule(L.LightningDataModule, ABC):
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            # a worker that is not forked would have a cache of its own; elsewhere forking is not safe
+            multiprocessing_context="fork" if self.num_workers and sys.platform == "linux" else None,
             **options,
         )
 

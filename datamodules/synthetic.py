@@ -23,7 +23,7 @@ class SyntheticSet:
     Attributes:
         directory: The folder with the manifest.
         class_names: The classes that it must be of.
-        num_biases: Number of bias attributes B, 0 where they have no names.
+        bias_names: The bias attributes that its prompts may ask for; () where they have no names.
         image_size: Side of the images of a batch, in pixels.
         cache: Keep decoded images in memory, whatever their size.
         test_share: Share of every group that no stage trains on.
@@ -32,7 +32,7 @@ class SyntheticSet:
 
     directory: Path
     class_names: tuple[str, ...]
-    num_biases: int
+    bias_names: tuple[str, ...]
     image_size: int
     cache: bool
     test_share: float
@@ -54,7 +54,7 @@ class SyntheticSet:
         every = np.arange(len(samples))
         inside, held_out = every, every[:0]
         if self.test_share:
-            groups = samples.labels * (self.num_biases + 1) + samples.biases
+            groups = samples.labels * (len(self.bias_names) + 1) + samples.biases
             inside, held_out = carve(groups, self.test_share, self.seed)
         weighed = None if bool((weights == 1).all()) else weights[inside]
         return self._part(samples.select(inside), weighed), self._part(samples.select(held_out))
@@ -65,7 +65,7 @@ class SyntheticSet:
 
     def _samples(self) -> tuple[Samples, NDArray[np.float32]]:
         """All images and their weights in training, in the order of the manifest."""
-        manifest = read_manifest(self.directory, self.class_names)
+        manifest = read_manifest(self.directory, self.class_names, self.bias_names)
         remedy = f"delete it and {self.directory / MANIFEST}, then run the same command again"
         files = ImageFiles(Container(self.directory), manifest.files, remedy)
         return Samples(files, manifest.labels, manifest.biases), manifest.weights

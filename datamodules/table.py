@@ -4,6 +4,7 @@ import csv
 import importlib
 import os
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,6 +169,7 @@ class Table(OwnData):
         for row, name in enumerate(names):
             if not name:
                 raise self._wrong(row, paths, f"has no {self.path_column}", "fill it in or delete the row")
+            name = names[row] = _as_stored(container, name)
             # a relative and an absolute path may mean the same file, and the root may be relative itself
             place = name if container.is_zip else os.path.abspath(os.path.join(container.path, name))
             if place in first:
@@ -184,6 +186,14 @@ class Table(OwnData):
             where = container.where(one_line(names[missing[0]], CELL))
             raise self._wrong(missing[0], paths, f"leads to {where}: {count}", remedy)
         return ImageFiles(container, names)
+
+
+def _as_stored(container: Container, name: str) -> str:
+    """A name in the Unicode form that the file has: tables and disks write the same accented letter differently."""
+    if container.holds(name):
+        return name
+    forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return next((form for form in forms if container.holds(form)), name)
 
 
 def read_table(file: Path, wanted: dict[str, str]) -> Columns:
@@ -230,8 +240,10 @@ def _read_text(file: Path, delimiter: str, wanted: dict[str, str]) -> Columns:
             stream.seek(0)
             # Excel separates by semicolons where the decimal point is a comma
             delimiter = ";" if delimiter == "," and header.count(";") > header.count(",") else delimiter
-            reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
-            _check_columns(file, reader.fieldnames or (), wanted)
+            # strict: a quote that is never closed would swallow rows without a word
+            reader = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            _check_columns(file, reader.fieldnames, wanted)
             columns: Columns = {column: [] for column in wanted.values()}
             for row in reader:
                 if None in row:
@@ -242,7 +254,12 @@ def _read_text(file: Path, delimiter: str, wanted: dict[str, str]) -> Columns:
                 for column, cells in columns.items():
                     cells.append((row[column] or "").strip())
             return columns
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        raise ConfigError(
+            f"data.file: cannot read {file} up to its end ({error}); close the quotes, and write one that belongs to a "
+            "cell twice"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
         reason = one_line(str(error), CELL)
         raise ConfigError(f"data.file: cannot read {file} ({reason}); save it as UTF-8 text with separators") from error
 

@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import re
-import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -167,7 +166,7 @@ class UTKFace(Benchmark):
     def _digest(self, name: str) -> bytes:
         try:
             return hashlib.sha1(self.container.read(name), usedforsecurity=False).digest()
-        except (OSError, zipfile.BadZipFile) as error:
+        except OSError as error:
             raise ConfigError(f"cannot read {self.container.where(name)}; replace the file or delete it") from error
 
     def load(self, split: Split) -> Samples:

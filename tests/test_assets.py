@@ -69,4 +69,4 @@ def test_the_autoencoder_redraws_pictures_that_it_has_not_seen(tmp_path: Path) -
     for parameter in vae.decoder.layers[-1].parameters():  # a grey picture
         parameter.data.zero_()
     assert build_text2image.reconstruction(vae, held_out) < 15
-    assert build.report("vae", tmp_path, shipped, 64) == {"psnr_db": quality}
+    assert build.report("vae", tmp_path, shipped, 64, {}) == {"psnr_db": quality}

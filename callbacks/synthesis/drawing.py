@@ -57,6 +57,7 @@ class Drawing:
         gate: Who judges.
         planned: The prompt of image 0, 1, 2, ...
         class_names: Names of the classes, by label.
+        bias_names: Names of the bias attributes; () where they have none.
         seed: Run seed.
         progress: How to show progress.
     """
@@ -66,6 +67,7 @@ class Drawing:
     gate: Gate
     planned: Sequence[Prompt]
     class_names: Sequence[str]
+    bias_names: Sequence[str]
     seed: int
     progress: Progress = field(default_factory=Progress)
 
@@ -215,6 +217,7 @@ class Drawing:
             "label": prompt.label,
             "class_name": self.class_names[prompt.label],
             "bias": prompt.bias,
+            "bias_name": self.bias_names[prompt.bias] if prompt.bias >= 0 else None,
             "source_index": prompt.source_index,
             "caption": prompt.caption,
             "prompt": self.generator.prompt(prompt.caption),

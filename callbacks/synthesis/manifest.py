@@ -22,6 +22,7 @@ FIELDS = (
     "label",
     "class_name",
     "bias",
+    "bias_name",
     "source_index",
     "caption",
     "prompt",

@@ -22,35 +22,39 @@ from datamodules.manifest import Manifest, read_manifest
 from lightning_modules.errors import ConfigError
 
 
-def finished_set(source: Path, class_names: Sequence[str]) -> Manifest:
+def finished_set(source: Path, class_names: Sequence[str], bias_names: Sequence[str]) -> Manifest:
     """Read the finished set of another run.
 
     Args:
         source: The ``synthetic`` folder of that run.
         class_names: Our classes, by label; they must be those of the other set.
+        bias_names: Our bias attributes; they must be those that the prompts of the other set asked for, if any.
 
     Returns:
         Its images.
 
     Raises:
-        ConfigError: There is no finished set, it is of other classes, or an image is missing.
+        ConfigError: There is no finished set, it is of other classes or bias attributes, or an image is missing.
     """
-    remedy = "give the synthetic folder of a finished run with the same classes"
+    remedy = "give the synthetic folder of a finished run with the same classes and bias attributes"
     if not is_finished(source):
         raise ConfigError(f"synthesize.reuse: {source / MANIFEST} does not exist: {remedy}")
     try:
-        return read_manifest(source, class_names, remedy)
+        return read_manifest(source, class_names, bias_names, remedy)
     except ConfigError as error:
         raise ConfigError(f"synthesize.reuse: {error}") from error
 
 
-def take_over(source: Path, directory: Path, class_names: Sequence[str], labels: Sequence[int]) -> int:
+def take_over(
+    source: Path, directory: Path, class_names: Sequence[str], bias_names: Sequence[str], labels: Sequence[int]
+) -> int:
     """Link or copy a finished set, its manifest last.
 
     Args:
         source: The ``synthetic`` folder of another run.
         directory: Ours.
         class_names: Our classes, by label; they must be those of the other set.
+        bias_names: Our bias attributes.
         labels: Our training labels; the selection is taken over only if it was made on the same ones, since its
             indices mean nothing elsewhere.
 
@@ -60,7 +64,7 @@ def take_over(source: Path, directory: Path, class_names: Sequence[str], labels:
     Raises:
         ConfigError: See :func:`finished_set`.
     """
-    manifest = finished_set(source, class_names)
+    manifest = finished_set(source, class_names, bias_names)
     make_folder(directory / IMAGES)
     with disk(directory):
         for name in manifest.files:

@@ -137,7 +137,7 @@ def planned(count: int = 20, word: str = "dog") -> list[Prompt]:
 
 def draw(folder: Path, painter: Generator, prompts: list[Prompt], gate: Gate | None = None) -> dict[str, int]:
     """Draw a set as the callback does."""
-    drawing = Drawing(folder, painter, gate or Gate(), prompts, ["even", "odd"], 5, Progress(False))
+    drawing = Drawing(folder, painter, gate or Gate(), prompts, ["even", "odd"], ["light", "dark"], 5, Progress(False))
     return dict(drawing.run(torch.device("cpu")))
 
 

@@ -144,8 +144,10 @@ def test_broken_images_are_left_out(tmp_path: Path, cache: bool, caplog: pytest.
     with caplog.at_level("INFO", "diffubias"):
         data.setup("fit")
     left_out = [message for message in caplog.messages if message.startswith("left out: ")]
-    assert len(left_out) == 2
-    assert left_out[0].startswith(f"left out: 2 images cannot be read: {root / 'train/cat/a/0001.jpg'}, ")
+    assert len(left_out) == 3
+    assert left_out[0].startswith(f"left out: {root / 'train/cat/a/0001.jpg'} (")
+    assert left_out[1].startswith(f"left out: {root / 'train/dog/b/0002.jpg'} (")
+    assert left_out[2].startswith(f"left out: {root / 'test/cat/b/0000.jpg'} (")
     assert data.train_labels().tolist() == [0] * 5 + [1] * 5
     assert data.train_biases().tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 1, 1]
     assert len(everything(data.val_dataloader(), "label")) == 12

@@ -97,6 +97,12 @@ def test_wrong_aligned(tmp_path: Path, aligned: dict[str, str], message: str) ->
         loaded(write_folder(tmp_path, biases=("grass", "sofa")), bias="folder", aligned=aligned)
 
 
+def test_a_bias_that_looks_like_a_missing_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loaded(write_folder(tmp_path, biases=("sofa", "NA")), bias="folder")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["data.root: the bias NA reads like a missing one; leave it empty where it is not known"]
+
+
 def test_aligned_without_bias_labels(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^data\.aligned: there are no bias labels in data\.root"):
         loaded(write_folder(tmp_path), aligned={"cat": "grass"})

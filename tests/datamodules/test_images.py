@@ -81,6 +81,17 @@ def test_32_bit_files_with_8_bit_values_are_kept() -> None:
     assert (pixels == values).all()
 
 
+def test_dark_sixteen_bit_pictures_are_scaled_like_the_others() -> None:
+    levels = [decode(encoded(Image.new("I;16", (4, 4), value), "TIFF"), "x") for value in (255, 256, 512)]
+    assert [np.asarray(level).max() for level in levels] == [0, 1, 2]
+
+
+def test_a_picture_with_broken_exif_data_is_read() -> None:
+    image = picture(1)
+    broken = encoded(image, "PNG", exif=b"Exif\x00\x00garbage garbage")
+    assert difference(decode(broken, "x"), image) == 0
+
+
 def test_floats_from_0_to_1_are_scaled_and_others_kept() -> None:
     values = np.arange(256, dtype=np.float32).reshape(16, 16)
     for floats in (values, values / 255):
@@ -255,6 +266,39 @@ def test_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ConfigError, match=r"x\.zip:train/a\.jpg"):
         ImageFiles(Container(path), ["train/a.jpg"]).open(0)
+
+
+@pytest.mark.parametrize("fault", ["bits", "packing", "password"])
+def test_a_member_that_cannot_be_unpacked_is_named(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(1000))
+        packed = archive.getinfo("a.png").compress_size
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\x01\x02")
+    for start, flags in ((0, 6), (central, 8)):
+        if fault == "password":
+            content[start + flags] |= 1
+        elif fault == "packing":  # Deflate64
+            content[start + flags + 2] = 9
+    if fault == "bits":
+        content[central - packed : central] = b"\xff" * packed
+    path.write_bytes(bytes(content))
+    with pytest.raises(
+        ConfigError, match=r"^cannot read the image \S+a\.zip:a\.png \(.+\); replace the file or delete"
+    ):
+        ImageFiles(Container(path), ["a.png"]).open(0)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xe9t\xe9"
+    os.mkdir(folder)
+    (Path(os.fsdecode(folder)) / "a.png").write_bytes(encoded(picture(1), "PNG"))
+    container, told = Container(tmp_path), r"^data\.root: the name .*\\xe9t\\xe9.* is not UTF-8; rename it"
+    with pytest.raises(ConfigError, match=told):
+        container.folders()
+    with pytest.raises(ConfigError, match=told):
+        container.names([""])
 
 
 def test_an_open_zip_can_be_pickled(tmp_path: Path) -> None:

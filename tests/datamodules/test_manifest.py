@@ -9,6 +9,7 @@ from lightning_modules.errors import ConfigError
 from tests.generators import write_selection, write_synthetic
 
 NAMES = ("cat", "dog")
+BIASES = ("grass", "sofa")
 
 
 def rewrite(folder: Path, line: int, text: str) -> None:
@@ -78,6 +79,22 @@ def test_bad_lines_are_named_with_the_remedy(tmp_path: Path, line: str, message:
     assert "line 2" in text
     assert text.endswith(f"delete {path} and run the same command again")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": 2}, r"wrong bias 2 \(the data set has 2 bias attributes\)"),
+        ({"bias": 1, "bias_name": "snow"}, "bias 1 is 'sofa' in this data set but the record says 'snow'"),
+    ],
+)
+def test_images_of_other_biases_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    write_synthetic(tmp_path, [0, 1], NAMES)
+    rewrite(tmp_path, 1, record(bias=1, bias_name="sofa"))
+    assert read_manifest(tmp_path, NAMES, BIASES).biases.tolist() == [-1, 1]
+    rewrite(tmp_path, 1, record(**changes))
+    with pytest.raises(ConfigError, match=message):
+        read_manifest(tmp_path, NAMES, BIASES)
 
 
 def test_a_torn_last_line(tmp_path: Path) -> None:

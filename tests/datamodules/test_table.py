@@ -1,9 +1,10 @@
 import importlib.util
 import sys
+import unicodedata
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.layouts.folder import write_images
 from tests.layouts.table import write_rows, write_table
 
 COLUMNS = {"bias_column": "bias", "split_column": "split"}
+Form = Literal["NFC", "NFD"]
 needs_arrow = pytest.mark.skipif(importlib.util.find_spec("pyarrow") is None, reason="pyarrow is not installed")
 
 
@@ -98,6 +100,35 @@ def test_what_the_split_column_lacks_is_held_out(tmp_path: Path, caplog: pytest.
     assert sorted(found["train"] + found["test"]) == list(range(6))
     assert len(found["test"]) == 2
     assert "no test split: 2 of the 6 training images are held out for it" in caplog.messages
+
+
+@pytest.mark.parametrize("cells", [{3: '"Big bird'}, {3: '"Big bird', 6: '"small bird'}])
+def test_a_quote_that_is_never_closed_swallows_no_row(tmp_path: Path, cells: dict[int, str]) -> None:
+    file = rows(tmp_path)
+    lines = [f"{line},{cells.get(number, 'bird')}" for number, line in enumerate(file.read_text().splitlines())]
+    file.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match=r"^data\.file: cannot read .*t\.csv up to its end \(.+\); close the quotes"):
+        loaded(file)
+
+
+def test_spaces_around_the_names_of_columns(tmp_path: Path) -> None:
+    file = rows(tmp_path)
+    file.write_text(file.read_text().replace("path,label", "path , label"))
+    assert loaded(file).class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("written", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_form_of_unicode_than_on_the_disk(tmp_path: Path, written: Form, stored: Form) -> None:
+    file = rows(tmp_path)
+    (tmp_path / "0.png").rename(tmp_path / unicodedata.normalize(stored, "é.png"))
+    file.write_text(file.read_text().replace("0.png", unicodedata.normalize(written, "é.png")))
+    assert unicodedata.normalize(stored, "é.png") in small(file)._listing.images.names
+
+
+def test_labels_that_are_numbers_are_sorted_by_value(tmp_path: Path) -> None:
+    assert small(rows(tmp_path, label=[1] * 2 + [-1] * 2 + [0.25] * 2 + [0.5] * 2)).class_names == (
+        "-1", "0.25", "0.5", "1",
+    )  # fmt: skip
 
 
 def test_columns_of_other_names_and_a_root(tmp_path: Path) -> None:
@@ -320,9 +351,9 @@ def test_bias_labels_that_training_lacks(tmp_path: Path) -> None:
         (
             "t.csv",
             b'path,label\n"' + b"a.png,cat\n" * 100,
-            r"^data\.file: row 1 of \S+ \((a\.png,cat ){9}a\.png,c\.\.\.\) has no label; fill it in",
+            r"^data\.file: cannot read \S+t\.csv up to its end \(unexpected end of data\); close the quotes",
         ),
-        ("t.csv", b"path,label\n" + b"x" * 200_000, r"^data\.file: cannot read .* \(field larger than .*\); save it"),
+        ("t.csv", b"path,label\n" + b"x" * 200_000, r"^data\.file: cannot read .* up to its end \(field larger"),
         ("t.csv", b"path,label\na.png\n", r"row 1 of .*t\.csv \(a\.png\) has no label"),
         ("t.tsv", "path\tlabel\nä.png\tcat\n".encode("latin-1"), r"^data\.file: cannot read .*t\.tsv \('utf-8' codec"),
     ],
