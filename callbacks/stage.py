@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import Tensor
 
 from callbacks.checkpoints import read_checkpoint
@@ -26,6 +26,7 @@ class StageCallback(Callback):
         self.marker = directory / "fit_done"
         self.seed = seed
         self.init = init
+        self.has_trained = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load starting weights into a fit that begins."""
@@ -39,11 +40,19 @@ class StageCallback(Callback):
         stream = (self.seed * 100_003 + trainer.current_epoch) * 1_009 + trainer.global_rank
         seed_everything(stream % 2**32, verbose=False)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that this attempt has trained."""
+        self.has_trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the marker, unless the fit was a rehearsal; a fit that was broken off does not come here.
 
-        After a kill between the last checkpoint and the marker, the next fit has nothing to train and leaves it.
+        After a kill between the last checkpoint and the marker, the next fit has nothing to train and leaves it. Then
+        averaged weights take the place of the last ones here, since Lightning ends no training that did not begin.
         """
+        for average in () if self.has_trained else trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(average, WeightAveraging):
+                average.on_train_end(trainer, pl_module)
         rehearsal = trainer.fast_dev_run  # type: ignore[attr-defined]
         if trainer.is_global_zero and not rehearsal and not self.marker.exists():
             self.marker.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -113,6 +114,9 @@ class CaptionModel(FineTunedModule):
         if self.hparams["freeze_vision"]:
             for name, parameter in network.named_parameters():
                 parameter.requires_grad_(not ("vision" in name or name.startswith("encoder.")))
+        for name, parameter in network.named_parameters():
+            if _is_idle(name, network.config):  # DistributedDataParallel would wait for its gradient
+                parameter.requires_grad_(False)
         if self.hparams["gradient_checkpointing"]:
             network.gradient_checkpointing_enable()
         self.network = network.train()
@@ -165,3 +169,17 @@ class CaptionModel(FineTunedModule):
             f"{self.hparams['model']}, fine-tuned by diffubias for {self.global_step} steps on {type(data).__name__}.\n"
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _is_idle(name: str, config: Any) -> bool:
+    """Whether a parameter of the vision part changes no text: pooling, and layers behind the one that is read."""
+    if name.startswith("encoder.pooler."):
+        return True
+    read = getattr(config, "vision_feature_layer", None)
+    if read is None or ".vision_tower." not in f".{name}":
+        return False
+    count = config.vision_config.num_hidden_layers
+    numbers = [read] if isinstance(read, int) else read
+    layers = max(number if number >= 0 else count + 1 + number for number in numbers)
+    place = re.search(r"\.layers\.(\d+)\.", name)
+    return int(place[1]) >= layers if place else bool(re.search(r"\.(post_layernorm|head)\.", name))

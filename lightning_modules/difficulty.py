@@ -1,5 +1,7 @@
 """How much harder a training image is for a biased network than for the one that is being debiased."""
 
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,13 @@ class RelativeDifficulty(nn.Module):
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self.register_buffer("place", torch.zeros(0, dtype=torch.int64), persistent=False)
 
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the averages, but keep their precision, which trainer.precision bf16-true would take from them."""
+        average = self.average
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.average = average.to(self.average.device)
+        return self
+
     def resize(self, count: int) -> None:
         """Forget everything and make room for count images."""
         self.average = torch.zeros(2, count, device=self.average.device)
@@ -63,7 +72,6 @@ class RelativeDifficulty(nn.Module):
                 f"the checkpoint has the losses of {self.average.shape[1]} training images, but there are "
                 f"{len(labels)}: go on with the data it was trained on."
             )
-        self.average = self.average.float()  # trainer.precision bf16-true has changed it
         order = labels.argsort(stable=True)
         place = torch.empty_like(order).scatter_(0, order, torch.arange(len(labels)))
         self.place = place.to(self.average.device)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -129,6 +129,13 @@ class GroupDRO(Classifier):
             )
         self._groups = groups.to(self.device)
         self._margins = (self.hparams["adjustment"] * exists / sizes.clamp_min(1).sqrt()).to(self.device)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the weights of the groups, but keep their precision: trainer.precision bf16-true would round them."""
+        weights = self.group_weights
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.group_weights = weights.to(self.group_weights.device)
+        return self
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores [B, C], and losses [B] whose mean over the batches of all processes is the sum of q_g l_g."""

@@ -57,9 +57,17 @@ class Reader:
             raise ConfigError(f"{source.beside('prompt')}: {source.location} takes no text: set the prompt to null")
         self.text = self._render(prompt) if self.has_text_input else None
 
+    @property
+    def _image_token(self) -> str:
+        """What stands for the picture in a text; "" where nothing does."""
+        return str(getattr(self.processor, "image_token", None) or "")
+
     def _render(self, prompt: str | None) -> str | None:
         """Write the text input of one image: by the chat template if there is one, else the bare prompt."""
-        image_token = getattr(self.processor, "image_token", None) or ""
+        if getattr(self.processor, "num_query_tokens", None) is not None:
+            # BLIP-2 puts its picture before the text by itself; only InstructBLIP cannot do without a text
+            return prompt or (INSTRUCTION if hasattr(self.processor, "qformer_tokenizer") else None)
+        image_token = self._image_token
         multimodal = [{"type": "image"}, {"type": "text", "text": prompt or INSTRUCTION}]
         plain_text = f"{image_token}\n{prompt or INSTRUCTION}"
         # Some LLaVA repositories carry the language model's template only, which knows text but no image parts.
@@ -129,6 +137,8 @@ class Reader:
         labels = _labels(inputs.input_ids, inputs.attention_mask)
         if self._start is not None:
             inputs["input_ids"][:, 0] = self._start
+        if self._image_token:
+            labels[inputs.input_ids == self.tokenizer.convert_tokens_to_ids(self._image_token)] = -100
         if prompt:
             first = self.processor(images=list(images)[:1], text=[prompt], return_tensors="pt", **special)
             labels[:, : first.input_ids.shape[1] - (1 if closed else 0)] = -100

@@ -133,7 +133,7 @@ class SelecMix(Classifier):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Take a step for every mini-batch of the batch."""
+        """Take a step for every mini-batch of the batch; the Trainer counts them as one."""
         for part in range(self._parts):
             self._part = part
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)

@@ -262,8 +262,10 @@ class TextToImage(FineTunedModule):
         (folder / "README.md").write_text(card, encoding="utf-8")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out what is not trained."""
+        """Leave out what is not trained, unless weights are averaged: Lightning's callback wants all of them back."""
         super().on_save_checkpoint(checkpoint)
+        if "current_model_state" in checkpoint:
+            return
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in trained}
 

@@ -284,6 +284,29 @@ def save_blip(folder: Path) -> Path:
     return folder
 
 
+def save_blip_2(folder: Path) -> Path:
+    """Save a BLIP-2 captioner, whose processor writes its query tokens before every text."""
+    hf = _module("transformers")
+
+    torch.manual_seed(0)
+    tokenizer = word_tokenizer()
+    part = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = hf.OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=32, ffn_dim=37, num_hidden_layers=2, num_attention_heads=4,
+        word_embed_proj_dim=32, max_position_embeddings=64, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    config = hf.Blip2Config(
+        vision_config={**part, "image_size": 32, "patch_size": 16},
+        qformer_config={**part, "vocab_size": 50, "encoder_hidden_size": 32}, text_config=text.to_dict(),
+        num_query_tokens=4, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    model: Any = hf.Blip2ForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    images = hf.BlipImageProcessor(size={"height": 32, "width": 32})
+    hf.Blip2Processor(images, tokenizer, num_query_tokens=4).save_pretrained(folder)
+    return folder
+
+
 def save_vision_encoder_decoder(folder: Path) -> Path:
     """Save a ViT + GPT-2 captioner with its image processor and tokenizer side by side, without a processor."""
     hf = _module("transformers")

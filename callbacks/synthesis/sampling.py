@@ -27,6 +27,9 @@ class RowSampler:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Replace scores [R, V] by 0 at each row's chosen token and -inf elsewhere."""
+        home = scores.device
+        if home.type == "mps":  # it has no float64
+            scores = scores.cpu()
         # Descending order makes the nucleus a prefix of the cumulated probabilities.
         probability, token = torch.sort(torch.softmax(scores.float() / self.temperature, dim=-1), -1, descending=True)
         cumulated = torch.cumsum(probability.double(), dim=-1)
@@ -38,4 +41,4 @@ class RowSampler:
         place = torch.minimum(place, (~outside).sum(-1, keepdim=True) - 1)
         self.step += 1
         chosen = token.gather(-1, place)
-        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
+        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0).to(home)

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 MODELS: dict[str, Callable[[Path], Path]] = {
     "vision_encoder_decoder": tiny_models.save_vision_encoder_decoder,
     "blip": tiny_models.save_blip,
+    "blip_2": tiny_models.save_blip_2,
     "llava": tiny_models.save_llava,
 }
 SENTENCE = "the dog on grass near water"
@@ -191,6 +194,25 @@ def test_the_vision_part_may_stay_as_it_is(model: Path, tmp_path: Path) -> None:
     changed = {name for (name, old), new in pairs if not torch.equal(old, new)}
     assert changed
     assert not any("vision" in name or "network.encoder." in name for name in changed)
+
+
+def all_learn(model: Path) -> bool:
+    """Whether everything that may be learnt gets a gradient, for which DistributedDataParallel waits."""
+    module = CaptionModel(str(model))
+    module.configure_model()
+    images = [torch.zeros(3, 32, 32, dtype=torch.uint8)] * 2
+    assert module.network is not None
+    module.network(**module._reader.training_inputs(images, ["the dog", SENTENCE])).loss.backward()
+    return all(own.grad is not None for own in module.network.parameters() if own.requires_grad)
+
+
+def test_all_that_may_be_learnt_is_learnt(model: Path, tmp_path: Path) -> None:
+    assert all_learn(model)
+    if model.parent.name.startswith("llava"):  # as the released ones, it may read the last layer but one
+        changed = Path(shutil.copytree(model, tmp_path / "model"))
+        config = json.loads((changed / "config.json").read_text())
+        (changed / "config.json").write_text(json.dumps({**config, "vision_feature_layer": -2}))
+        assert all_learn(changed)
 
 
 def test_mistakes_are_named() -> None:

@@ -238,18 +238,28 @@ def test_settings_outside_their_range_are_refused(options: dict[str, Any], key: 
         GroupDRO(**options)
 
 
-def run(folder: Path, name: str, epochs: int, checkpoint: Path | None = None, data: Pictures | None = None) -> Path:
+def run(
+    folder: Path,
+    name: str,
+    epochs: int,
+    checkpoint: Path | None = None,
+    data: Pictures | None = None,
+    precision: Any = "32-true",
+) -> Path:
     """Fit until there are `epochs` epochs and return the last checkpoint."""
     module = built(seed=epochs if checkpoint else 0, step_size=0.1)
     last = ModelCheckpoint(folder / name, "last", save_on_train_epoch_end=True)
-    trainer = make_trainer(folder, epochs, callbacks=[StageCallback(folder / name, seed=3), last])
+    callbacks = [StageCallback(folder / name, seed=3), last]
+    trainer = make_trainer(folder, epochs, callbacks=callbacks, precision=precision)
     trainer.fit(module, datamodule=data or Pictures(), ckpt_path=checkpoint, weights_only=True)
     return Path(last.best_model_path)
 
 
-def test_a_resumed_fit_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    whole = run(tmp_path, "whole", 3)
-    rest = run(tmp_path, "rest", 3, run(tmp_path, "start", 1))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_a_resumed_fit_ends_with_the_same_bytes(tmp_path: Path, precision: str) -> None:
+    whole = run(tmp_path, "whole", 3, precision=precision)
+    start = run(tmp_path, "start", 1, precision=precision)
+    rest = run(tmp_path, "rest", 3, start, precision=precision)
     weights, others = (torch.load(path, weights_only=True)["state_dict"] for path in (whole, rest))
     assert weights.keys() == others.keys()
     assert "group_weights" in weights

@@ -193,18 +193,28 @@ def test_the_biased_network_is_not_what_classifies(tmp_path: Path) -> None:
     assert trainer.test(module, datamodule=Pictures(), verbose=False) == before
 
 
-def run(folder: Path, name: str, epochs: int, checkpoint: Path | None = None, data: Pictures | None = None) -> Path:
+def run(
+    folder: Path,
+    name: str,
+    epochs: int,
+    checkpoint: Path | None = None,
+    data: Pictures | None = None,
+    precision: Any = "32-true",
+) -> Path:
     """Fit until there are `epochs` epochs and return the last checkpoint."""
     module = built(seed=epochs if checkpoint else 0)
     last = ModelCheckpoint(folder / name, "last", save_on_train_epoch_end=True)
-    trainer = make_trainer(folder, epochs, callbacks=[StageCallback(folder / name, seed=3), last])
+    callbacks = [StageCallback(folder / name, seed=3), last]
+    trainer = make_trainer(folder, epochs, callbacks=callbacks, precision=precision)
     trainer.fit(module, datamodule=data or Pictures(), ckpt_path=checkpoint, weights_only=True)
     return Path(last.best_model_path)
 
 
-def test_a_resumed_fit_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    whole = run(tmp_path, "whole", 4)
-    rest = run(tmp_path, "rest", 4, run(tmp_path, "start", 2))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_a_resumed_fit_ends_with_the_same_bytes(tmp_path: Path, precision: str) -> None:
+    whole = run(tmp_path, "whole", 4, precision=precision)
+    start = run(tmp_path, "start", 2, precision=precision)
+    rest = run(tmp_path, "rest", 4, start, precision=precision)
     states = [torch.load(path, weights_only=True) for path in (whole, rest)]
     assert states[0]["global_step"] == states[1]["global_step"] == 20
     weights, others = (state["state_dict"] for state in states)
