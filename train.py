@@ -16,7 +16,8 @@ usage: python train.py {fit,validate,test,predict} --config configs/NAME.yaml [-
   python train.py fit --config configs/miniature.yaml          the embedded default, offline, minutes
   python train.py fit --config configs/bar.yaml --data.root DIR --synthesize.top_k 50
   python train.py fit --config configs/bar.yaml --print_config  every setting, with its default
-  python train.py fit -h                                        every setting, with its help text
+  python train.py fit -h                                        help on all but the settings of the parts,
+  python train.py fit --data.help Folder                        which this gives (--model.help LfF and so on)
 """
 
 import sys
@@ -66,8 +67,8 @@ from callbacks.provenance import record_attempt
 from callbacks.report.opened import OpenedRun
 from callbacks.report.settings import FILE as REPORT
 from callbacks.report.settings import Report
-from callbacks.results import evaluate, table, write_results
-from callbacks.run_folder import claim
+from callbacks.results import RESULTS, evaluate, table, write_results
+from callbacks.run_folder import CONFIG, claim, differences, held
 from callbacks.side_product import side_product
 from callbacks.stage import BestCheckpoint, LastCheckpoint
 from callbacks.test_curve import CurveWriter
@@ -109,7 +110,7 @@ class DebiasCLI(LightningCLI):
     def _set_seed(self) -> None:
         """Refuse what is no seed, for which Lightning has a traceback."""
         seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise ConfigError(f"seed_everything: {seed} is no seed; give a number from 0 to {2**32 - 1}")
         super()._set_seed()
 
@@ -119,7 +120,7 @@ class DebiasCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build what this subcommand needs and nothing else; ``fit`` builds modules and Trainers stage by stage."""
         self.cfg: Namespace = self.config[self.subcommand]
-        self.run_dir = Path(self.cfg.run_dir or Path("runs") / self._name())
+        self.run_dir = Path(self.cfg.run_dir or self._reopened() or Path("runs") / self._name())
         if self.subcommand == "fit" and self.cfg.trainer.fast_dev_run:
             self.run_dir /= "fast_dev_run"  # a rehearsal leaves no marker in the run
         self.config_init = self.config
@@ -149,6 +150,8 @@ class DebiasCLI(LightningCLI):
                 )
             self.model.stage_name = last.name
             self.cfg.ckpt_path = last.last
+            if other := [line for line in differences(self.run_dir, self.parts.dump()) if line.startswith("data.")]:
+                log.warning("other data than those of the run: %s", "; ".join(other))
         name = str(self.subcommand)
         self.trainer = self.parts.trainer(name, self.run_dir / name, [PredictionWriter()])
 
@@ -163,13 +166,21 @@ class DebiasCLI(LightningCLI):
         self.meter.check()
         self._check_names()
         check_chain(fits, self.parts, self.datamodule)
-        if not rehearsal and rank() == 0:
-            claim(self.run_dir, self.parts.dump(), fits)
-        if not rehearsal:
+        if rehearsal:
+            self._fit_chain(fits)
+            return
+        with held(self.run_dir, alone=rank() == 0):
+            claim(self.run_dir, self.parts.dump(), fits, alone=rank() == 0)
             self.meter.directory = self.run_dir
+            self._fit_chain(fits)
+
+    def _fit_chain(self, fits: list[Fit]) -> None:
+        """Fit and test the stages that are not done, and gather what all have reached."""
+        rehearsal = self.parts.is_rehearsal
         todo = unfinished(fits, self.run_dir / "synthetic", self.cfg.synthesize.generator is not None)
         if todo and not rehearsal and rank() == 0:
-            (self.run_dir / REPORT).unlink(missing_ok=True)  # one that was made of the unfinished run
+            for name in (REPORT, RESULTS):  # those of the run as it was before
+                (self.run_dir / name).unlink(missing_ok=True)
         for fit in todo:
             self._fit_stage(fit, fits, todo)
         if not rehearsal and rank() == 0:
@@ -221,8 +232,14 @@ class DebiasCLI(LightningCLI):
                 )
 
     def _name(self) -> str:
-        """Name of the configuration: that of its first file."""
-        return Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
+        """Name of the configuration: that of its first file, or of the run folder that it stands in."""
+        own = self._reopened()
+        return own.name if own else Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
+
+    def _reopened(self) -> Path | None:
+        """The run folder whose own configuration is given."""
+        file = Path(str(self.cfg.config[0])) if self.cfg.get("config") else Path()
+        return file.parent if file.name == CONFIG and (file.parent / "stages").is_dir() else None
 
     def _trained(self, fit: Fit) -> LightningModule:
         return self.parts.trained(fit, self.datamodule)

@@ -51,6 +51,14 @@ def _check_settings(name: str, stage: Stage, settings: Namespace) -> None:
             "trainer.max_time: a stage that it ends would count as finished; leave it out and stop the run"
             " from outside, the same command goes on"
         )
+    if 0 in (settings.trainer.limit_test_batches, stage.trainer.get("limit_test_batches")):
+        raise ConfigError("trainer.limit_test_batches: a run ends with its test; give at least 1")
+    if settings.trainer.default_root_dir is not None or "default_root_dir" in stage.trainer:
+        raise ConfigError("trainer.default_root_dir: everything goes into the run folder; give --run_dir")
+    if isinstance(stage.trainer.get("logger"), str):
+        raise ConfigError(
+            f"stages.{name}.trainer.logger: write {{class_path: ...}}, or set trainer.logger for all stages"
+        )
     if not isinstance(settings.get(stage.module), Namespace):
         raise ConfigError(f"stages.{name}.module: there is no module `{stage.module}`; add that key or use model")
     for key in ("check_val_every_n_epoch", "accumulate_grad_batches"):

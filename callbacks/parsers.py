@@ -22,7 +22,11 @@ class OneLineParser(LightningArgumentParser):
         ends = tuple(f".{key}" for key in re.findall(r"(?:Parser key|Option) [\"'](\w+)[\"']", text))
         flags = [word.partition("=")[0] for word in sys.argv]
         text = "".join([*(f"{flag}: " for flag in flags if ends and flag.endswith(ends)), text])
-        sys.exit(complain(f"{text} (every setting: train.py fit -h, or --print_config)"))
+        sys.exit(
+            complain(
+                f"{text} (every setting: --print_config; their help: fit -h, --data.help CLASS, --model.help CLASS)"
+            )
+        )
 
 
 class RaisingParser(OneLineParser):

@@ -17,6 +17,10 @@ from callbacks.settings import flatten
 
 METRICS = ("accuracy", "aligned", "conflict", "worst_group")
 SELECTIONS = {"test": "last epoch", "best_validation": "best validation", "best_test": "best test*"}
+# the folders of a run
+OF_A_RUN = {"stages", "synthetic", "validate", "test", "predict", "fast_dev_run", "wandb"}
+# a run may go on with others, but each process takes a batch of its own
+PROCESSES = ("devices", "num_nodes")
 FOOTNOTE = "*selected on the test set"
 _SEED = re.compile(r"(^|[-_.])seed[-_=]?\d+$")
 
@@ -172,9 +176,12 @@ def write_csv(path: Path, groups: Sequence[Group], metrics: Sequence[str], every
 
 def show(runs: Sequence[Run], unfinished: Sequence[Path], metrics: Sequence[str], every_stage: bool) -> list[Group]:
     """Print the table of some runs, and what it leaves out; return the groups that it shows."""
-    groups, doubles = group_runs(runs)
+    tested = [run for run in runs if run.results["test"]]
+    groups, doubles = group_runs(tested)
     if groups:
         print(layout(groups, metrics, every_stage))
+    if bare := [_shown(run.folder) for run in runs if not run.results["test"]]:
+        print(f"left out, nothing in it classifies: {', '.join(bare)}")
     for run in doubles:
         print(f"left out: {_shown(run.folder)} has the settings and the seed of another run")
     if unfinished:
@@ -227,11 +234,9 @@ def main(words: Sequence[str]) -> int:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Go through a folder, but not into the many files of a run."""
+    """Go through a folder, but not into the many files of a run; a sweep may have put runs below one of their names."""
     for place, folders, names in os.walk(folder):
-        folders.sort()
-        if "config.yaml" in names:
-            folders.clear()
+        folders[:] = sorted(set(folders) - OF_A_RUN if "config.yaml" in names else folders)
         yield place, names
 
 
@@ -241,7 +246,9 @@ def _read(folder: Path, base: Path) -> Run:
         config = yaml.load((folder / "config.yaml").read_text(), loader)
         results = json.loads((folder / "results.json").read_text())
         settings = {key: value for key, value in flatten(config).items() if key != "seed_everything"}
-        seed, _ = int(results["seed"]), results["test"]
+        settings |= {key: config["trainer"].get(key) for key in PROCESSES}
+        seed = int(results["seed"])
+        results.setdefault("test", {})  # as after a fit of a captioner or a generator alone
     except (yaml.YAMLError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{folder} holds no run of ours ({text}); move it away or run fit there again") from error

@@ -26,6 +26,9 @@ from lightning_modules.errors import ConfigError
 from lightning_modules.metrics import GroupTable
 
 
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
 def _place(files: ImageFiles) -> str:
     """Tells the folders of two sets of files apart, without naming them."""
     return hashlib.blake2b(os.fsencode(files.container.path.resolve()), digest_size=8).hexdigest()
@@ -201,12 +204,20 @@ class SplitDataModule(L.LightningDataModule, ABC):
         doing = None if self.trainer is None else self.trainer.state.fn
         if doing == TrainerFn.FITTING:
             self.refuse_others(state_dict)
-        elif doing == TrainerFn.TESTING and (files := self._files("test")) and state_dict["root"] == _place(files):
-            keys = self._file_keys("test", files)
+        elif doing == TrainerFn.TESTING:
+            self._refuse_learnt(state_dict, "test")
+        elif doing == TrainerFn.VALIDATING:
+            self._refuse_learnt(state_dict, "val")
+
+    def _refuse_learnt(self, state_dict: dict[str, Any], split: Split) -> None:
+        """Refuses a split with images that the network of a checkpoint learnt from."""
+        files = self._files(split)
+        if files is not None and state_dict["root"] == _place(files):
+            keys = self._file_keys(split, files)
             if learnt := int(torch.isin(keys, state_dict["train"]).sum()):
                 raise ConfigError(
-                    f"data: the network learnt from {learnt} of the {len(keys)} test images; images were added or "
-                    "removed, or data.seed is another one: put that back, or give a test split of its own"
+                    f"data: the network learnt from {learnt} of the {len(keys)} {NAMES[split]} images; images were added or "
+                    "removed, or data.seed is another one: put that back, or give splits of your own"
                 )
 
     def refuse_others(self, state_dict: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ def test_held_out_sets_that_are_drawn_anew(words: list[str], tmp_path: Path) -> 
     assert call("fit", *words).status == 0
     assert call("test", *words).status == 0
     assert_one_line(call("test", *words, "--data.seed=5"), "data: the network learnt from", "of the 16 test images")
+    assert_one_line(call("validate", *words, "--data.seed=5"), "data: the network learnt from", "validation images")
     write_images(tmp_path / "images", ["cat/0000a.jpg", "dog/0000a.jpg"])
     assert_one_line(call("test", *words), "data: the network learnt from", "of the 16 test images", "put that back")
     # images of another folder may have the same names

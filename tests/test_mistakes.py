@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from callbacks import run_folder
 from tests.chain import ROOT, Small, assert_one_line, call, contents, reached, vanilla
 
 MINIATURE = ROOT / "configs/miniature.yaml"
@@ -75,6 +76,13 @@ def test_unknown_flag(small: Small, tmp_path: Path) -> None:
         (["fit", "--config={MINIATURE}", "--trainer.limit_train_batches=2.5"], ["trainer: ", "limit_train_batches"]),
         (["fit", "--config={MINIATURE}", "--trainer.check_val_every_n_epoch=0"], ["check_val_every_n_epoch", "0"]),
         (["fit", "--config={MINIATURE}", "--seed_everything=-3"], ["seed_everything", "-3"]),
+        (["fit", "--config={MINIATURE}", "--seed_everything=true"], ["seed_everything", "True"]),
+        (["fit", "--config={MINIATURE}", "--trainer.limit_test_batches=0"], ["trainer.limit_test_batches", "1"]),
+        (["fit", "--config={MINIATURE}", "--trainer.default_root_dir=x"], ["trainer.default_root_dir", "--run_dir"]),
+        (
+            ["fit", "--config={MINIATURE}", "--stages.debiased.trainer={logger: TensorBoard}"],
+            ["stages.debiased.trainer.logger", "class_path"],
+        ),
         (["test", "--config={MINIATURE}", "--ckpt_path=nope.ckpt"], ["ckpt_path", "nope.ckpt"]),
         (["fit", "--config={MINIATURE}", "--data.conflict_ratio=5"], ["data.conflict_ratio", "0.05"]),
         (["fit", "--config={MINIATURE}", "--synthesize.top_k=0"], ["synthesize.top_k"]),
@@ -249,6 +257,36 @@ def test_other_settings_in_a_run_folder(fit: list[str], reference: Path) -> None
         "give another --run_dir",
     )  # fmt: skip
     assert contents(reference) == before
+
+
+def test_a_run_folder_in_which_another_run_is_at_work(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
+    words = vanilla(small, tmp_path / "run")
+    with run_folder.held(tmp_path / "run", alone=True):
+        assert_one_line(call(*words), "run_dir: another process is at work", "give another --run_dir")
+    assert call(*words).status == 0
+
+
+def test_results_of_other_settings_do_not_stay(small: Small, tmp_path: Path) -> None:
+    words = vanilla(small, tmp_path)
+    assert call(*words).status == 0
+    shutil.rmtree(tmp_path / "stages")
+    assert_one_line(call(*words, "--model.lr=1e30"), "loss")
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_other_data_than_those_of_the_run_are_told(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = vanilla(small, tmp_path)
+    assert call(*words).status == 0
+    assert call("test", *words[1:], "--data.seed=5").status == 0
+    assert "other data than those of the run: data.init_args.seed: 1 -> 5" in caplog.text
+    caplog.clear()
+    assert call("test", *words[1:]).status == 0
+    assert "other data" not in caplog.text
 
 
 def test_a_first_attempt_that_failed_does_not_hold_the_folder(small: Small, tmp_path: Path) -> None:

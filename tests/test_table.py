@@ -15,13 +15,18 @@ Metrics = dict[str, float]
 
 
 def write_run(
-    folder: Path, seed: int, last: Metrics, results: dict[str, dict[str, Metrics]] | None = None, lr: float = 0.1
+    folder: Path,
+    seed: int,
+    last: Metrics,
+    results: dict[str, dict[str, Metrics]] | None = None,
+    lr: float = 0.1,
+    devices: int = 1,
 ) -> Path:
     """Write a run of the stages `biased` (accuracy 0.1) and `model`."""
     config = {
         "seed_everything": seed,
         "run_dir": str(folder),
-        "trainer": {"devices": seed, "max_epochs": 4},
+        "trainer": {"devices": devices, "max_epochs": 4},
         "model": {"class_path": "some.Module", "init_args": {"lr": lr}},
         "data": {"class_path": "some.Data", "init_args": {"num_workers": seed, "seed": 5}},
     }
@@ -94,6 +99,32 @@ def test_a_seed_counts_once(tmp_path: Path) -> None:
     assert line[:5] == ["a", "model", "last epoch", "1", "50.0 ± -"]
     assert "left out" in note[0]
     assert "copy-of-a" in note[0]
+
+
+def test_more_processes_are_another_setting(tmp_path: Path) -> None:
+    for devices in (1, 8):
+        write_run(tmp_path / f"{devices}/a", 1, full(0.5), devices=devices)
+    lines = cells(call("table", str(tmp_path / "1/a"), str(tmp_path / "8/a")))
+    assert [line[0] for line in lines] == ["a [devices=1]", "a [devices=8]"]
+
+
+def test_runs_below_a_run_are_found(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", 1, full(0.5))
+    write_run(tmp_path / "runs/a/seed-2", 2, full(0.5))
+    (tmp_path / "runs/a/test/x").mkdir(parents=True)
+    (tmp_path / "runs/a/test/x/config.yaml").touch()
+    (line,) = cells(call("table", str(tmp_path / "runs")))
+    assert line[:4] == ["a", "model", "last epoch", "2"]
+
+
+def test_a_run_in_which_nothing_classifies_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/a", 1, full(0.5))
+    captioner = write_run(tmp_path / "runs/captioner", 1, full(0.5)) / "results.json"
+    captioner.write_text(json.dumps({"seed": 1}))
+    line, note = cells(call("table", str(tmp_path / "runs")))
+    assert line[0] == "a"
+    assert note[0].startswith("left out, nothing in it classifies: ")
+    assert note[0].endswith("runs/captioner")
 
 
 def test_unfinished_runs_are_named(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def chain(run_dir: Path, config: dict[str, Any]) -> list[Fit]:
 
 
 def take(run_dir: Path, config: dict[str, Any]) -> None:
-    claim(run_dir, yaml.safe_dump(config), chain(run_dir, config))
+    claim(run_dir, yaml.safe_dump(config), chain(run_dir, config), alone=True)
 
 
 def start(run_dir: Path, *positions: int) -> None:
@@ -55,6 +55,16 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"biased\.lr: 0\.1 -> 0\.2; seed_everything: 1 -> 3\).*another --run_dir"):
         take(tmp_path, settings(biased={"lr": 0.2}, seed_everything=3))
     assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == settings()
+
+
+def test_other_processes_refuse_too_but_write_nothing(tmp_path: Path) -> None:
+    config = settings(biased={"lr": 0.2})
+    claim(tmp_path / "new", yaml.safe_dump(config), chain(tmp_path / "new", config), alone=False)
+    assert not (tmp_path / "new").exists()
+    take(tmp_path, settings())
+    start(tmp_path, 1)
+    with pytest.raises(ConfigError, match=r"biased\.lr: 0\.1 -> 0\.2"):
+        claim(tmp_path, yaml.safe_dump(config), chain(tmp_path, config), alone=False)
 
 
 def test_stages_that_have_not_begun_may_change(tmp_path: Path) -> None:
