@@ -120,7 +120,9 @@ class DebiasCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build what this subcommand needs and nothing else; ``fit`` builds modules and Trainers stage by stage."""
         self.cfg: Namespace = self.config[self.subcommand]
-        self.run_dir = Path(self.cfg.run_dir or self._reopened() or Path("runs") / self._name())
+        is_given = any(word.partition("=")[0] == "--run_dir" for word in self._words)
+        reopened = None if is_given else self._run_of_config()  # wherever it was when its configuration was written
+        self.run_dir = Path(reopened or self.cfg.run_dir or Path("runs") / self._name())
         if self.subcommand == "fit" and self.cfg.trainer.fast_dev_run:
             self.run_dir /= "fast_dev_run"  # a rehearsal leaves no marker in the run
         self.config_init = self.config
@@ -233,10 +235,10 @@ class DebiasCLI(LightningCLI):
 
     def _name(self) -> str:
         """Name of the configuration: that of its first file, or of the run folder that it stands in."""
-        own = self._reopened()
+        own = self._run_of_config()
         return own.name if own else Path(str(self.cfg.config[0])).stem if self.cfg.get("config") else "run"
 
-    def _reopened(self) -> Path | None:
+    def _run_of_config(self) -> Path | None:
         """The run folder whose own configuration is given."""
         file = Path(str(self.cfg.config[0])) if self.cfg.get("config") else Path()
         return file.parent if file.name == CONFIG and (file.parent / "stages").is_dir() else None

@@ -31,6 +31,15 @@ def test_help_is_quick(words: list[str]) -> None:
     assert total < 5_000_000
 
 
+def test_the_configuration_of_a_run_goes_on_with_it(reference: Path, tmp_path: Path) -> None:
+    run_dir = Path(shutil.copytree(reference, tmp_path / "mine"))
+    (run_dir / "results.json").unlink()
+    outcome = call("fit", f"--config={run_dir / 'config.yaml'}")
+    assert outcome.status == 0, outcome.err
+    assert f"run folder: {run_dir}" in outcome.out
+    assert json.loads((run_dir / "results.json").read_text())["config"] == "mine"
+
+
 def test_help_of_fit_names_every_part() -> None:
     outcome = call("fit", "-h")
     assert outcome.status == 0
