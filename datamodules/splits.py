@@ -189,7 +189,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Tells in every checkpoint which files the network learns from; {} where the pictures are no files."""
-        files = self._files("train")
+        files = self._files_of("train")
         return {} if files is None else {"root": _place(files), "train": self._file_keys("train", files)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -210,7 +210,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
 
     def _refuse_learnt(self, state_dict: dict[str, Any], split: Split) -> None:
         """Refuses a split with images that the network of a checkpoint learnt from."""
-        files = self._files(split)
+        files = self._files_of(split)
         if files is not None and state_dict["root"] == _place(files):
             keys = self._file_keys(split, files)
             if learnt := int(torch.isin(keys, state_dict["train"]).sum()):
@@ -228,7 +228,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
         Raises:
             ConfigError: There are others, or their order is another one.
         """
-        files = self._files("train")
+        files = self._files_of("train")
         if files is None:
             return
         keys, known = self._file_keys("train", files), state_dict["train"]
@@ -247,7 +247,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
             self._keys[split] = torch.frombuffer(bytearray(digests), dtype=torch.int64)
         return self._keys[split]
 
-    def _files(self, split: Split) -> ImageFiles | None:
+    def _files_of(self, split: Split) -> ImageFiles | None:
         """The files of a split; None where its pictures are no files."""
         store = self._part(split).images
         return store.files if isinstance(store, FileStore) else None
