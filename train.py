@@ -55,7 +55,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacks import PredictionWriter, StageCallback, SynthesizeCallback
 from callbacks.chain import Fit, Stage, unfinished, unroll
-from callbacks.chain_check import check_chain
+from callbacks.chain_check import check_chain, check_same_images
 from callbacks.dashboard import Dashboard, log_costs
 from callbacks.emissions import Meter
 from callbacks.emissions_log import describe
@@ -173,6 +173,7 @@ class DebiasCLI(LightningCLI):
             return
         with held(self.run_dir, alone=rank() == 0):
             claim(self.run_dir, self.parts.dump(), fits, alone=rank() == 0)
+            check_same_images(fits, self.datamodule)
             self.meter.directory = self.run_dir
             self._fit_chain(fits)
 

@@ -32,9 +32,6 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
         data.prepare_data()
         data.setup("fit")
         data.setup("test")  # a test set that is not there should not show after hours
-        for fit in fits:
-            if fit.last.is_file() and (known := read_checkpoint(fit.last, mmap=True).get(type(data).__qualname__)):
-                data.refuse_others(known)
     stages = {fit.written: fit.stage for fit in fits}
     _tell_of_idle(stages, parts.settings)
     for name, stage in stages.items():
@@ -42,6 +39,17 @@ def check_chain(fits: list[Fit], parts: Parts, data: DebiasDataModule) -> None:
         _check_images(name, stages, parts)
         if not all(fit.is_done for fit in fits if fit.written == name):
             _check_stage(name, stages, parts, data)
+
+
+def check_same_images(fits: list[Fit], data: DebiasDataModule) -> None:
+    """Refuse to go on with other images than those that the fits of the run have learnt from.
+
+    Raises:
+        ConfigError: The images are others, or a checkpoint is damaged.
+    """
+    for fit in fits if not all(fit.is_done for fit in fits) else ():
+        if fit.last.is_file() and (known := read_checkpoint(fit.last, mmap=True).get(type(data).__qualname__)):
+            data.refuse_others(known)
 
 
 def _check_settings(name: str, stage: Stage, settings: Namespace) -> None:

@@ -90,7 +90,8 @@ def test_memory_is_the_peak_of_the_phase(tmp_path: Path) -> None:
             held = bytearray(size * 2**20)
             del held
     large, small = (own["memory_mib"] for own in read_records(tmp_path))
-    assert 300 < large - small < 400
+    # readings are taken in turns: the small peak may fall between two of them
+    assert 300 < large - small < 450
 
 
 def timers() -> list[threading.Timer]:
