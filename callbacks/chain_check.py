@@ -47,7 +47,9 @@ def check_same_images(fits: list[Fit], data: DebiasDataModule) -> None:
     Raises:
         ConfigError: The images are others, or a checkpoint is damaged.
     """
-    for fit in fits if not all(fit.is_done for fit in fits) else ():
+    if all(fit.is_done for fit in fits):
+        return
+    for fit in fits:
         if fit.last.is_file() and (known := read_checkpoint(fit.last, mmap=True).get(type(data).__qualname__)):
             data.refuse_others(known)
 

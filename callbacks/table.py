@@ -51,6 +51,11 @@ class Run:
     seed: int
     results: dict[str, Any]
 
+    @property
+    def classifies(self) -> bool:
+        """Whether there are test results; a captioner or a generator alone has none."""
+        return bool(self.results["test"])
+
     def metrics(self, selection: str, stage: str) -> dict[str, float] | None:
         """Metrics in 0..1 of a stage with the weights of one selection, None where there are none."""
         found: dict[str, float] | None = self.results.get(selection, {}).get(stage)
@@ -176,11 +181,10 @@ def write_csv(path: Path, groups: Sequence[Group], metrics: Sequence[str], every
 
 def show(runs: Sequence[Run], unfinished: Sequence[Path], metrics: Sequence[str], every_stage: bool) -> list[Group]:
     """Print the table of some runs, and what it leaves out; return the groups that it shows."""
-    tested = [run for run in runs if run.results["test"]]
-    groups, doubles = group_runs(tested)
+    groups, doubles = group_runs([run for run in runs if run.classifies])
     if groups:
         print(layout(groups, metrics, every_stage))
-    if bare := [_shown(run.folder) for run in runs if not run.results["test"]]:
+    if bare := [_shown(run.folder) for run in runs if not run.classifies]:
         print(f"left out, nothing in it classifies: {', '.join(bare)}")
     for run in doubles:
         print(f"left out: {_shown(run.folder)} has the settings and the seed of another run")
@@ -248,7 +252,7 @@ def _read(folder: Path, base: Path) -> Run:
         settings = {key: value for key, value in flatten(config).items() if key != "seed_everything"}
         settings |= {key: config["trainer"].get(key) for key in PROCESSES}
         seed = int(results["seed"])
-        results.setdefault("test", {})  # as after a fit of a captioner or a generator alone
+        results.setdefault("test", {})
     except (yaml.YAMLError, OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{folder} holds no run of ours ({text}); move it away or run fit there again") from error

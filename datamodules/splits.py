@@ -25,7 +25,7 @@ from datamodules.sampling import TrainSampler
 from lightning_modules.errors import ConfigError
 from lightning_modules.metrics import GroupTable
 
-NAMES = {"train": "training", "val": "validation", "test": "test"}
+TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def _place(files: ImageFiles) -> str:
@@ -215,7 +215,7 @@ class SplitDataModule(L.LightningDataModule, ABC):
             keys = self._file_keys(split, files)
             if learnt := int(torch.isin(keys, state_dict["train"]).sum()):
                 raise ConfigError(
-                    f"data: the network learnt from {learnt} of the {len(keys)} {NAMES[split]} images; images were "
+                    f"data: the network learnt from {learnt} of the {len(keys)} {TITLES[split]} images; images were "
                     "added or removed, or data.seed is another one: put that back, or give splits of your own"
                 )
 

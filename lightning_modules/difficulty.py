@@ -1,15 +1,14 @@
 """How much harder a training image is for a biased network than for the one that is being debiased."""
 
-from typing import Any, Self
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .distributed import gathered
 from .errors import ConfigError
+from .exact_buffers import ExactBuffers
 
 
-class RelativeDifficulty(nn.Module):
+class RelativeDifficulty(ExactBuffers):
     """The weights W(x) of "Learning from Failure" (Nam et al., arXiv 2007.02561, equation 2).
 
     W = b / (b + d + 1e-8), with b and d the running averages of the image's losses under the biased and the debiased
@@ -20,6 +19,7 @@ class RelativeDifficulty(nn.Module):
     own images and all hold the same averages. They lie sorted by class, so that a maximum is taken over neighbours.
     """
 
+    exact = ("average",)
     average: Tensor
     seen: Tensor
     place: Tensor
@@ -42,13 +42,6 @@ class RelativeDifficulty(nn.Module):
         self.register_buffer("average", torch.zeros(2, 0))
         self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
         self.register_buffer("place", torch.zeros(0, dtype=torch.int64), persistent=False)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the averages, but keep their precision, which trainer.precision bf16-true would take from them."""
-        average = self.average
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.average = average.to(self.average.device)
-        return self
 
     def resize(self, count: int) -> None:
         """Forget everything and make room for count images."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from torch import Tensor
 from .classifier import Batch, Classifier
 from .distributed import summed, world_size
 from .errors import ConfigError
+from .exact_buffers import ExactBuffers
 from .jtt import error_set
 
 
-class GroupDRO(Classifier):
+class GroupDRO(ExactBuffers, Classifier):
     """Group DRO (Sagawa et al., arXiv 1911.08731, algorithm 1): the groups that are learnt worst count most.
 
     A group is a class together with a bias attribute; the images of a class whose bias is unknown, as that of synthetic
@@ -29,6 +30,7 @@ class GroupDRO(Classifier):
     """
 
     helper_names: ClassVar[tuple[str, ...]] = ("amplifier",)
+    exact = ("group_weights",)
     group_weights: Tensor
 
     def __init__(
@@ -129,13 +131,6 @@ class GroupDRO(Classifier):
             )
         self._groups = groups.to(self.device)
         self._margins = (self.hparams["adjustment"] * exists / sizes.clamp_min(1).sqrt()).to(self.device)
-
-    def _apply(self, *args: Any, **kwargs: Any) -> Self:
-        """Move the weights of the groups, but keep their precision: trainer.precision bf16-true would round them."""
-        weights = self.group_weights
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self.group_weights = weights.to(self.group_weights.device)
-        return self
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores [B, C], and losses [B] whose mean over the batches of all processes is the sum of q_g l_g."""

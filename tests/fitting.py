@@ -6,6 +6,10 @@ from typing import Any
 
 import lightning as L  # noqa: N812
 import torch.distributed as dist
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from callbacks import StageCallback
+from tests.datamodules.toy import Pictures
 
 
 def make_trainer(folder: Path, epochs: int = 1, **options: Any) -> L.Trainer:
@@ -19,6 +23,17 @@ def make_trainer(folder: Path, epochs: int = 1, **options: Any) -> L.Trainer:
         "max_epochs": epochs,
     }
     return L.Trainer(**{**plain, **options})
+
+
+def fit_staged(
+    module: L.LightningModule, folder: Path, name: str, epochs: int, data: Pictures | None = None,
+    ckpt_path: Path | None = None, **options: Any,
+) -> Path:  # fmt: skip
+    """Fit as a stage of a chain does, and return the last checkpoint."""
+    last = ModelCheckpoint(folder / name, "last", save_on_train_epoch_end=True)
+    trainer = make_trainer(folder, epochs, callbacks=[StageCallback(folder / name, seed=3), last], **options)
+    trainer.fit(module, datamodule=data or Pictures(), ckpt_path=ckpt_path, weights_only=True)
+    return Path(last.best_model_path)
 
 
 def as_launched(rank: int, world_size: int, *args: Any) -> Any:

@@ -39,8 +39,6 @@ def main(words: Sequence[str], open_run: Opener) -> int:
         parser.error(f"{further[0]}: what is this for? give run folders first, then settings as --KEY VALUE")
     settings = Report(**{own.name: getattr(arguments, own.name) for own in fields(Report) if own.name != "enabled"})
     runs, unfinished = _find(arguments.folders)
-    tested = [run for run in runs if run.results["test"]]
-    bare = [run.folder for run in runs if not run.results["test"]]
     folders = [*(run.folder for run in runs), *unfinished]
     if len(folders) > 1 and arguments.out is None:
         parser.error(f"--out: {len(folders)} runs make a page of their own; say where it goes, such as --out {FILE}")
@@ -64,8 +62,9 @@ def main(words: Sequence[str], open_run: Opener) -> int:
     if len(folders) == 1:
         write_report(out, [show(folders[0])])
     else:
-        groups, doubles = group_runs(tested)
+        groups, doubles = group_runs([run for run in runs if run.classifies])
         shown = [show(group.runs[0].folder, group.name) for group in groups]
+        bare = [run.folder for run in runs if not run.classifies]
         shown += [show(folder, f"{folder.name} (nothing in it classifies)") for folder in bare]
         shown += [show(folder, f"{folder.name} (not finished)") for folder in unfinished]
         write_report(out, shown, _compare(groups, doubles))

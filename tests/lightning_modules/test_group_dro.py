@@ -6,18 +6,16 @@ import lightning as L  # noqa: N812
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from callbacks import StageCallback
 from datamodules import Samples
 from datamodules.samples import Split
 from lightning_modules import Classifier, ConfigError
 from lightning_modules.group_dro import GroupDRO
 from tests.datamodules.toy import NAMES, Pictures
 from tests.ddp import run_ddp
-from tests.fitting import as_launched, make_trainer
+from tests.fitting import as_launched, fit_staged, make_trainer
 from tests.generators import write_synthetic
 
 NETWORK: dict[str, Any] = {
@@ -238,21 +236,10 @@ def test_settings_outside_their_range_are_refused(options: dict[str, Any], key: 
         GroupDRO(**options)
 
 
-def run(
-    folder: Path,
-    name: str,
-    epochs: int,
-    checkpoint: Path | None = None,
-    data: Pictures | None = None,
-    precision: Any = "32-true",
-) -> Path:
+def run(folder: Path, name: str, epochs: int, checkpoint: Path | None = None, **options: Any) -> Path:
     """Fit until there are `epochs` epochs and return the last checkpoint."""
     module = built(seed=epochs if checkpoint else 0, step_size=0.1)
-    last = ModelCheckpoint(folder / name, "last", save_on_train_epoch_end=True)
-    callbacks = [StageCallback(folder / name, seed=3), last]
-    trainer = make_trainer(folder, epochs, callbacks=callbacks, precision=precision)
-    trainer.fit(module, datamodule=data or Pictures(), ckpt_path=checkpoint, weights_only=True)
-    return Path(last.best_model_path)
+    return fit_staged(module, folder, name, epochs, ckpt_path=checkpoint, **options)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
@@ -287,7 +274,7 @@ class TwoAttributes(Pictures):
 def test_a_checkpoint_with_other_groups_is_refused(tmp_path: Path) -> None:
     path = run(tmp_path, "run", 1)
     with pytest.raises(ConfigError, match="the weights of 12 groups, but there are 9"):
-        run(tmp_path, "other", 2, path, TwoAttributes())
+        run(tmp_path, "other", 2, path, data=TwoAttributes())
     trainer = make_trainer(tmp_path)
     trainer.fit(Classifier(**NETWORK), datamodule=Pictures())
     trainer.save_checkpoint(tmp_path / "a.ckpt")

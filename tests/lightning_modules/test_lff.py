@@ -6,16 +6,14 @@ from typing import Any
 import lightning as L  # noqa: N812
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from callbacks import StageCallback
 from lightning_modules import Classifier, ConfigError
 from lightning_modules.lff import LfF
 from tests.datamodules.toy import NAMES, Pictures
 from tests.ddp import run_ddp
-from tests.fitting import as_launched, make_trainer
+from tests.fitting import as_launched, fit_staged, make_trainer
 from tests.generators import write_synthetic
 
 NETWORK: dict[str, Any] = {
@@ -193,21 +191,10 @@ def test_the_biased_network_is_not_what_classifies(tmp_path: Path) -> None:
     assert trainer.test(module, datamodule=Pictures(), verbose=False) == before
 
 
-def run(
-    folder: Path,
-    name: str,
-    epochs: int,
-    checkpoint: Path | None = None,
-    data: Pictures | None = None,
-    precision: Any = "32-true",
-) -> Path:
+def run(folder: Path, name: str, epochs: int, checkpoint: Path | None = None, **options: Any) -> Path:
     """Fit until there are `epochs` epochs and return the last checkpoint."""
     module = built(seed=epochs if checkpoint else 0)
-    last = ModelCheckpoint(folder / name, "last", save_on_train_epoch_end=True)
-    callbacks = [StageCallback(folder / name, seed=3), last]
-    trainer = make_trainer(folder, epochs, callbacks=callbacks, precision=precision)
-    trainer.fit(module, datamodule=data or Pictures(), ckpt_path=checkpoint, weights_only=True)
-    return Path(last.best_model_path)
+    return fit_staged(module, folder, name, epochs, ckpt_path=checkpoint, **options)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
@@ -242,7 +229,7 @@ def test_a_checkpoint_is_tested_and_loaded_alone(tmp_path: Path) -> None:
 def test_a_checkpoint_for_other_data_is_refused_in_one_line(tmp_path: Path) -> None:
     path = run(tmp_path, "run", 1)
     with pytest.raises(ConfigError, match="the losses of 34 training images, but there are 36") as error:
-        run(tmp_path, "more", 2, path, Pictures(train=(20, 10, 10)))
+        run(tmp_path, "more", 2, path, data=Pictures(train=(20, 10, 10)))
     assert "\n" not in str(error.value)
 
 
