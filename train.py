@@ -171,8 +171,8 @@ class DebiasCLI(LightningCLI):
         if rehearsal:
             self._fit_chain(fits)
             return
-        with held(self.run_dir, alone=rank() == 0):
-            claim(self.run_dir, self.parts.dump(), fits, alone=rank() == 0)
+        with held(self.run_dir, is_rank_zero=rank() == 0):
+            claim(self.run_dir, self.parts.dump(), fits, is_rank_zero=rank() == 0)
             check_same_images(fits, self.datamodule)
             self.meter.directory = self.run_dir
             self._fit_chain(fits)

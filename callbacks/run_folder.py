@@ -19,18 +19,18 @@ PATIENCE = 20.0  # seconds; loader workers of a run that was killed take up to f
 
 
 @contextmanager
-def held(run_dir: Path, alone: bool) -> Iterator[None]:
+def held(run_dir: Path, is_rank_zero: bool) -> Iterator[None]:
     """Keep other runs out of a run folder, as long as this one is at work there; the end of the process frees it.
 
     Args:
         run_dir: The run folder; it is made.
-        alone: Whether this process does so; the others of a run do nothing.
+        is_rank_zero: Whether this process does so; the others of a run do nothing.
 
     Raises:
         ConfigError: Another process is at work there.
     """
     with ExitStack() as stack:
-        if alone:
+        if is_rank_zero:
             make_folder(run_dir)
             try:
                 stack.enter_context(FileLock(run_dir / ".lock", timeout=PATIENCE))
@@ -43,7 +43,7 @@ def held(run_dir: Path, alone: bool) -> Iterator[None]:
         yield
 
 
-def claim(run_dir: Path, text: str, fits: list[Fit], alone: bool) -> None:
+def claim(run_dir: Path, text: str, fits: list[Fit], is_rank_zero: bool) -> None:
     """Write the configuration into a run folder, unless the folder holds a run with other settings.
 
     What only concerns stages that have no checkpoint yet may still change: a wrong learning rate of the last stage
@@ -53,7 +53,7 @@ def claim(run_dir: Path, text: str, fits: list[Fit], alone: bool) -> None:
         run_dir: The run folder; need not exist.
         text: The whole configuration as YAML.
         fits: The chain that it describes.
-        alone: Whether this process writes it; the others only compare.
+        is_rank_zero: Whether this process writes it; the others only compare.
 
     Raises:
         ConfigError: The folder holds a run with other settings, or cannot be written.
@@ -69,12 +69,13 @@ def claim(run_dir: Path, text: str, fits: list[Fit], alone: bool) -> None:
         every = differences(run_dir, text)
         if not every:
             return
-        if changes := [line for line in every if not line.startswith(_free_keys(run_dir, fits))]:
+        free = _free_keys(run_dir, fits)
+        if changes := [line for line in every if not line.startswith(free)]:
             raise ConfigError(
                 f"run_dir: {run_dir} holds a run with other settings ({'; '.join(changes)});"
                 " give another --run_dir, or the old settings to go on"
             )
-    if alone:
+    if is_rank_zero:
         make_folder(run_dir)
         write_bytes(path, text.encode())
 

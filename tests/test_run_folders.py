@@ -24,7 +24,7 @@ def test_a_run_folder_in_which_another_run_is_at_work(
 ) -> None:
     monkeypatch.setattr(run_folder, "PATIENCE", 0.1)
     words = vanilla(small, tmp_path / "run")
-    with run_folder.held(tmp_path / "run", alone=True):
+    with run_folder.held(tmp_path / "run", is_rank_zero=True):
         assert_one_line(call(*words), "run_dir: another process is at work", "give another --run_dir")
     assert call(*words).status == 0
 

@@ -26,7 +26,7 @@ def chain(run_dir: Path, config: dict[str, Any]) -> list[Fit]:
 
 
 def take(run_dir: Path, config: dict[str, Any]) -> None:
-    claim(run_dir, yaml.safe_dump(config), chain(run_dir, config), alone=True)
+    claim(run_dir, yaml.safe_dump(config), chain(run_dir, config), is_rank_zero=True)
 
 
 def start(run_dir: Path, *positions: int) -> None:
@@ -59,12 +59,12 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_other_processes_refuse_too_but_write_nothing(tmp_path: Path) -> None:
     config = settings(biased={"lr": 0.2})
-    claim(tmp_path / "new", yaml.safe_dump(config), chain(tmp_path / "new", config), alone=False)
+    claim(tmp_path / "new", yaml.safe_dump(config), chain(tmp_path / "new", config), is_rank_zero=False)
     assert not (tmp_path / "new").exists()
     take(tmp_path, settings())
     start(tmp_path, 1)
     with pytest.raises(ConfigError, match=r"biased\.lr: 0\.1 -> 0\.2"):
-        claim(tmp_path, yaml.safe_dump(config), chain(tmp_path, config), alone=False)
+        claim(tmp_path, yaml.safe_dump(config), chain(tmp_path, config), is_rank_zero=False)
 
 
 def test_stages_that_have_not_begun_may_change(tmp_path: Path) -> None:
