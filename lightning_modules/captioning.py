@@ -85,7 +85,7 @@ class CaptionModel(FineTunedModule):
         super().check_fit(data)
         splits = [find_texts(data, split, self.hparams["templates"]) for split in ("train", "val")]
         texts = {text for split in splits for own in split for text in own}
-        unknown, affected = unknown_words(self._source, self.hparams["new_words"], texts)
+        unknown, affected = unknown_words(self.source, self.hparams["new_words"], texts)
         if not affected:
             return
         _log.info("words that %s cannot write: %s", self.hparams["model"], json.dumps(unknown, ensure_ascii=False))
@@ -105,7 +105,7 @@ class CaptionModel(FineTunedModule):
             return
         from transformers import AutoModelForImageTextToText
 
-        source = self._source
+        source = self.source
         with torch.device("cpu"):
             network = load_model(source, AutoModelForImageTextToText, torch.float32)
         self._reader = load(source, lambda: Reader(source, network, self.hparams["prompt"]))

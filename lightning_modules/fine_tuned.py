@@ -22,10 +22,11 @@ class FineTunedModule(GenerativeModule):
         Raises:
             ConfigError: see :func:`check_source`.
         """
-        check_source(self._source, self.index)
+        check_source(self.source, self.index)
 
     @cached_property
-    def _source(self) -> Source:
+    def source(self) -> Source:
+        """Where the model is that is taught more."""
         return find_source(
             self.hparams["model"], self.hparams["revision"], self.hparams["download"], f"{self.key}.model"
         )

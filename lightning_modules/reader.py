@@ -98,7 +98,8 @@ class Reader:
         """Return the batch for ``generate``."""
         if self.text is None:
             return self._images(images)
-        pictures, texts = list(images), [self.text] * len(images)
+        # each in a list of its own: some processors take a flat list for the pictures of one text
+        pictures, texts = [[image] for image in images], [self.text] * len(images)
         special = self._special_tokens(self.text)
         return self.processor(images=pictures, text=texts, padding=True, return_tensors="pt", **special)
 
@@ -133,14 +134,15 @@ class Reader:
         special = self._special_tokens(prompt)
         closed = closed and not special
         whole = [" ".join(f"{prompt} {text}{'' if closed else f' {end}'}".split(" ")).strip() for text in texts]
-        inputs = self.processor(images=list(images), text=whole, padding=True, return_tensors="pt", **special)
+        pictures = [[image] for image in images]
+        inputs = self.processor(images=pictures, text=whole, padding=True, return_tensors="pt", **special)
         labels = _labels(inputs.input_ids, inputs.attention_mask)
         if self._start is not None:
             inputs["input_ids"][:, 0] = self._start
         if self._image_token:
             labels[inputs.input_ids == self.tokenizer.convert_tokens_to_ids(self._image_token)] = -100
         if prompt:
-            first = self.processor(images=list(images)[:1], text=[prompt], return_tensors="pt", **special)
+            first = self.processor(images=pictures[:1], text=[prompt], return_tensors="pt", **special)
             labels[:, : first.input_ids.shape[1] - (1 if closed else 0)] = -100
         return {**inputs, "labels": labels}
 

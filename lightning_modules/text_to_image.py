@@ -114,7 +114,7 @@ class TextToImage(FineTunedModule):
 
         # on the CPU whatever the accelerator, so that a seed means the same start everywhere
         with torch.device("cpu"):
-            pipeline = load_model(self._source, diffusers.DiffusionPipeline, torch.float32)
+            pipeline = load_model(self.source, diffusers.DiffusionPipeline, torch.float32)
             self._prepare(pipeline)
         # the parts that stay as they are belong to no checkpoint, no optimizer and no other process
         self.__dict__["pipeline"] = pipeline

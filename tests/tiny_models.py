@@ -35,8 +35,16 @@ def _vocabulary(special: list[str]) -> dict[str, int]:
     return {word: number for number, word in enumerate([*special, *WORDS])}
 
 
-def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> Any:
-    """Return a tokenizer of whole words with <s>, </s>, <pad>, <unk> and <image>, which puts <s> in front."""
+def word_tokenizer(
+    chat_template: str | None = None, max_length: int = 256, further: dict[str, str] | None = None
+) -> Any:
+    """Return a tokenizer of whole words with <s>, </s>, <pad>, <unk> and <image>, which puts <s> in front.
+
+    Args:
+        chat_template: Its template.
+        max_length: Most tokens of a text.
+        further: Further special tokens by the names that a processor knows them by.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -44,7 +52,7 @@ def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> A
 
     hf = _module("transformers")
 
-    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>"]
+    special = ["<pad>", "<s>", "</s>", "<unk>", "<image>", *(further or {}).values()]
     inner = Tokenizer(WordLevel(_vocabulary(special), unk_token="<unk>"))
     inner.pre_tokenizer = Whitespace()
     inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -54,7 +62,8 @@ def word_tokenizer(chat_template: str | None = None, max_length: int = 256) -> A
         eos_token="</s>",
         pad_token="<pad>",
         unk_token="<unk>",
-        additional_special_tokens=["<image>"],
+        additional_special_tokens=special[4:],
+        **({"extra_special_tokens": {"image_token": "<image>", **further}} if further else {}),
         model_max_length=max_length,
         chat_template=chat_template,
     )
@@ -255,6 +264,31 @@ def save_llava(folder: Path, template: str = LLAVA_TEMPLATE, old_processor: bool
             images, tokenizer, patch_size=16, vision_feature_select_strategy="default", chat_template=template,
             num_additional_image_tokens=1,
         ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_gemma_3(folder: Path) -> Path:
+    """Save a Gemma 3 model, whose processor takes a flat list for the pictures of one text."""
+    hf = _module("transformers")
+
+    torch.manual_seed(0)
+    template = LLAVA_TEMPLATE.replace("<image>", "<start_of_image>")
+    tokenizer = word_tokenizer(template, further={"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"})
+    part = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = hf.Gemma3TextConfig(
+        **part, vocab_size=len(tokenizer), num_key_value_heads=4, head_dim=8, bos_token_id=1, eos_token_id=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    config = hf.Gemma3Config(
+        text_config=text.to_dict(), mm_tokens_per_image=4,
+        vision_config={**part, "image_size": 32, "patch_size": 8, "vision_use_head": False},
+        image_token_index=4, image_token_id=4, boi_token_index=5, eoi_token_index=6, eos_token_id=2,
+    )  # fmt: skip
+    model: Any = hf.Gemma3ForConditionalGeneration(config)
+    model.generation_config.eos_token_id = 2
+    model.save_pretrained(folder)
+    images = hf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
+    hf.Gemma3Processor(images, tokenizer, chat_template=template, image_seq_length=4).save_pretrained(folder)
     return folder
 
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import lightning as L  # noqa: N812
 import torch
 
 from callbacks.synthesis.fitted import FittedGenerator
-from callbacks.synthesis.generator import KEY, Sample, make_scheduler, to_sample
+from callbacks.synthesis.generator import KEY, Sample, to_sample
 from callbacks.synthesis.plan import Prompt
+from callbacks.synthesis.schedulers import make_scheduler
 from lightning_modules.class_sampling import draw_classes
 from lightning_modules.diffusion import ClassDiffusion
 from lightning_modules.errors import ConfigError
@@ -62,6 +64,26 @@ class ClassGenerator(FittedGenerator):
         """Return model, steps and guidance, the latter as diffusers has it."""
         return {**super().describe(), "steps": self.steps, "guidance": 1.0 + self.weight}
 
+    def check(self, module: L.LightningModule | None, data: Any) -> None:
+        """Look, too, whether scheduler and steps go with what the model has learnt.
+
+        Raises:
+            ConfigError: They do not; see :meth:`FittedGenerator.check`.
+        """
+        super().check(module, data)
+        trained = self._trained() if self.folder is not None else cast(ClassDiffusion, module).noise_schedule
+        make_scheduler(self.scheduler, trained)
+        if self.steps > (most := trained.config.num_train_timesteps):
+            raise ConfigError(f"{KEY}.steps: {self.steps} are more than the {most} that the model has learnt")
+
+    def _trained(self) -> Any:
+        """Read the noise schedule of training."""
+        import diffusers
+
+        source, kind = self._source(), cast(Any, diffusers.DDPMScheduler)
+        place = {"subfolder": "scheduler", "local_files_only": True}
+        return load(source, lambda: kind.from_pretrained(source.location, **place))
+
     def load(self, device: torch.device) -> None:
         """Load the model.
 
@@ -74,13 +96,9 @@ class ClassGenerator(FittedGenerator):
 
         source = self._source()
         unet: Any = diffusers.UNet2DModel
-        noise: Any = diffusers.DDPMScheduler
-        options = {"local_files_only": True}
-        self._unet = load(
-            source, lambda: unet.from_pretrained(source.location, subfolder="unet", use_safetensors=True, **options)
-        )
-        trained = load(source, lambda: noise.from_pretrained(source.location, subfolder="scheduler", **options))
-        self._noise = make_scheduler(self.scheduler, trained)
+        options = {"subfolder": "unet", "use_safetensors": True, "local_files_only": True}
+        self._unet = load(source, lambda: unet.from_pretrained(source.location, **options))
+        self._noise = make_scheduler(self.scheduler, self._trained())
         self._unet = self._unet.eval().to(device, memory_format=torch.channels_last)
 
     def release(self) -> None:

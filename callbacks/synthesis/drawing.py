@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import math
 import re
 import shutil
 from collections import Counter
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from callbacks.side_product import side_product
 from callbacks.synthesis.distributed import agree, gather, on_rank_zero, one_after_another
 from callbacks.synthesis.files import (
     append_lines,
@@ -133,7 +135,8 @@ class Drawing:
             return
         one_after_another(lambda: self.generator.load(device), first_on_node)
         if attempt == 0 and rank() == 0:
-            self._warn_truncated()
+            with side_product("the count of prompts that are cut is"):  # tokenizers of pipelines yet to come
+                self._warn_truncated()
         done = sum((number, attempt) in records for number in pending)
         title = "drawing" if attempt == 0 else f"drawing again ({attempt})"
         with self.progress.bar(title, len(pending), "images", done) as bar:
@@ -176,6 +179,8 @@ class Drawing:
             batch = numbers[start : start + judge.batch_size]
             images = [read_image(self.directory / image_name(number)) for number in batch]
             found = judge.agreement(images, [self.planned[number].label for number in batch], self.class_names)
+            if not all(map(math.isfinite, found)):
+                raise ConfigError("synthesize.gate.judge: its scores are no numbers; set its dtype to float32")
             scores |= {number: round(score, 5) for number, score in zip(batch, found, strict=True)}
             bar.add(len(batch) * world_size())
         return scores

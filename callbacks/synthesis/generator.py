@@ -4,10 +4,10 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -17,12 +17,14 @@ import torch
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.part import Part
 from callbacks.synthesis.plan import Prompt
+from callbacks.synthesis.schedulers import make_scheduler
 from lightning_modules.errors import ConfigError
 from lightning_modules.pretrained import (
     Source,
     check_source,
     find_source,
     free_memory,
+    load,
     load_model,
     pick_dtype,
     weights_digest,
@@ -194,12 +196,22 @@ class DiffusersGenerator(Generator):
         """Look whether the pipeline is there, unless it comes from the stage before.
 
         Raises:
-            ConfigError: See :func:`lightning_modules.pretrained.check_source`; unknown scheduler.
+            ConfigError: See :func:`lightning_modules.pretrained.check_source`; a scheduler that does not go with the
+                model; an option that the pipeline lacks.
         """
-        if not isinstance(module, TextToImage):
-            check_source(self._source, "model_index.json")
-        if self.scheduler is not None:
-            find_scheduler(self.scheduler)
+        import diffusers
+
+        source, library = self._source, cast(Any, diffusers)
+        if isinstance(module, TextToImage):  # what it makes has the parts of the model that it starts from
+            source = replace(module.source, key=source.key)
+        else:
+            check_source(source, "model_index.json")
+        parts = load(source, lambda: library.DiffusionPipeline.load_config(source.location, **source.options))
+        if (pipeline := getattr(library, parts["_class_name"], None)) is not None:
+            self._check_arguments(pipeline)
+        if self.scheduler is not None and (own := getattr(library, parts["scheduler"][1], None)) is not None:
+            place = {"subfolder": "scheduler", **source.options}
+            make_scheduler(self.scheduler, load(source, lambda: own.from_pretrained(source.location, **place)))
 
     def learn_from(self, module: L.LightningModule, data: Any, folder: Path) -> None:
         """Draw with the fine-tuned model, if the stage before has made one."""
@@ -228,7 +240,7 @@ class DiffusersGenerator(Generator):
         """Load the pipeline.
 
         Raises:
-            ConfigError: See :func:`lightning_modules.pretrained.load`; unknown scheduler; option the pipeline lacks.
+            ConfigError: See :func:`lightning_modules.pretrained.load` and :meth:`check`.
         """
         if self._pipeline is not None:
             return
@@ -238,11 +250,14 @@ class DiffusersGenerator(Generator):
         if self.scheduler is not None:
             pipeline.scheduler = make_scheduler(self.scheduler, pipeline.scheduler)
         pipeline.set_progress_bar_config(disable=True)
+        self._check_arguments(type(pipeline))
+        self._pipeline = pipeline.to(device)
+
+    def _check_arguments(self, pipeline: Any) -> None:
         wanted = {"prompt", "generator", "num_inference_steps", "guidance_scale", "output_type", *self._options()}
         missing = sorted(wanted - set(inspect.signature(pipeline.__call__).parameters))
         if missing:
-            raise ConfigError(f"{KEY}: {type(pipeline).__name__} has no argument {', '.join(missing)}")
-        self._pipeline = pipeline.to(device)
+            raise ConfigError(f"{KEY}: {pipeline.__name__} has no argument {', '.join(missing)}")
 
     def release(self) -> None:
         """Drop the pipeline."""
@@ -273,12 +288,13 @@ class DiffusersGenerator(Generator):
         parameters = inspect.signature(self._pipeline.__call__).parameters
         counts: dict[str, int] = {}
         for name in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-            tokenizer = getattr(self._pipeline, name, None)
+            part = getattr(self._pipeline, name, None)
+            tokenizer = getattr(part, "tokenizer", part)  # some pipelines have a processor there
             if tokenizer is None:
                 continue
             limit = int(tokenizer.model_max_length)
-            # T5 encoders are cut by the pipeline's argument, CLIP encoders by their position table.
-            if "T5" in type(tokenizer).__name__ and "max_sequence_length" in parameters:
+            # CLIP encoders are cut by their position table, all others by the pipeline's argument
+            if "CLIP" not in type(tokenizer).__name__ and "max_sequence_length" in parameters:
                 limit = self.extra.get("max_sequence_length", parameters["max_sequence_length"].default)
             lengths = (len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids)
             counts[name] = sum(length > limit for length in lengths)
@@ -295,29 +311,3 @@ def to_sample(image: npt.NDArray[np.floating[Any]], unsafe: bool) -> Sample:
     if not np.isfinite(image).all():
         return Sample(None, unsafe, nan=True)
     return Sample(np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8), unsafe)
-
-
-def make_scheduler(name: str, current: Any) -> Any:
-    """Build a scheduler by its class name from the current one's configuration.
-
-    Raises:
-        ConfigError: diffusers has no such scheduler.
-    """
-    return find_scheduler(name).from_config(current.config)
-
-
-def find_scheduler(name: str) -> Any:
-    """Return the class of a scheduler.
-
-    Raises:
-        ConfigError: diffusers has no such scheduler.
-    """
-    import diffusers
-
-    kind: Any = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ConfigError(
-            f"{KEY}.scheduler: diffusers has no scheduler {name!r}; DDIMScheduler, DPMSolverMultistepScheduler and "
-            "EulerDiscreteScheduler go with most models"
-        )
-    return kind

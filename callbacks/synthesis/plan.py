@@ -90,11 +90,16 @@ def plan_images(
             LOGGER.warning("class %d has no caption to draw from: it gets no synthetic image", label)
             continue
         planned.extend(own[number % len(own)] for number in range(count))
-    if not planned:
+    if planned:
+        return planned
+    if not any(prompt.caption.strip() for prompt in prompts):
         raise ConfigError(
-            "no synthetic image is planned: lower synthesize.top_k, or set synthesize.images to a number per class"
+            "no caption is left to draw from: look into captions.json of the synthetic folder, and give another "
+            "synthesize.captioner.prompt, or synthesize.text_filter null"
         )
-    return planned
+    raise ConfigError(
+        "no synthetic image is planned: lower synthesize.top_k, or set synthesize.images to a number per class"
+    )
 
 
 def plan_groups(

@@ -84,11 +84,12 @@ def _mined_on(selection: Path, labels: Sequence[int]) -> bool:
 
 
 def _link(source: Path, target: Path) -> None:
-    if target.exists():
+    if target.exists() and target.samefile(source):
         return
+    temporary = target.with_name(target.name + ".tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        os.link(source, target)
+        os.link(source, temporary)
     except OSError:
-        temporary = target.with_name(target.name + ".tmp")
         shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
+    os.replace(temporary, target)  # what lies there may be of a set that was begun

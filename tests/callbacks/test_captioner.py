@@ -22,6 +22,7 @@ SEEDS = [[10 * image + number for number in range(3)] for image in range(4)]
 MODELS: dict[str, Callable[[Path], Path]] = {
     "llava": tiny_models.save_llava,
     "llava_old": partial(tiny_models.save_llava, template=tiny_models.TEXT_ONLY_TEMPLATE, old_processor=True),
+    "gemma_3": tiny_models.save_gemma_3,
     "blip": tiny_models.save_blip,
     "vision_encoder_decoder": tiny_models.save_vision_encoder_decoder,
 }

@@ -110,8 +110,13 @@ def test_mistakes_are_named(folder: Path, tmp_path: Path) -> None:
     ClassGenerator(folder).check(ToyClassifier(), ToyData())
     with pytest.raises(ConfigError, match=r"draws the classes class0, class1, which are not those"):
         ClassGenerator(folder).check(None, ToyData(classes=3))
-    with pytest.raises(ConfigError, match=r"synthesize\.generator\.scheduler: diffusers has no scheduler"):
-        loaded(folder, scheduler="Nothing")
+    for module, own in ((ToyClassifier(), folder), (ClassDiffusion(noise_steps=20, grid_steps=20), None)):
+        with pytest.raises(ConfigError, match=r"synthesize\.generator\.scheduler: diffusers has no scheduler"):
+            ClassGenerator(own, scheduler="Nothing").check(module, ToyData())
+        with pytest.raises(ConfigError, match=r"scheduler: FlowMatchEuler\w+ cannot take .* DDPMScheduler"):
+            ClassGenerator(own, scheduler="FlowMatchEulerDiscreteScheduler").check(module, ToyData())
+        with pytest.raises(ConfigError, match=r"synthesize\.generator\.steps: .*the (20|1000) that"):
+            ClassGenerator(own, steps=1001).check(module, ToyData())
     with pytest.raises(ConfigError, match="no less guidance than none"):
         ClassGenerator(scale=0.5)
     with pytest.raises(ConfigError, match="at least 1"):

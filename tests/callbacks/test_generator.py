@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,14 @@ def test_size_scheduler_and_further_arguments(stable_diffusion: Path) -> None:
 
 
 def test_unknown_scheduler_and_argument_name_the_key(stable_diffusion: Path) -> None:
+    model = str(stable_diffusion)
     with pytest.raises(ConfigError, match=r"synthesize\.generator\.scheduler: .*'Magic'.*DDIMScheduler"):
-        loaded(stable_diffusion, scheduler="Magic")
+        DiffusersGenerator(model, scheduler="Magic").check(None, None)
     with pytest.raises(ConfigError, match=r"synthesize\.generator: .*no argument magic"):
-        loaded(stable_diffusion, extra={"magic": 1})
+        DiffusersGenerator(model, extra={"magic": 1}).check(None, None)
+    with pytest.raises(ConfigError, match=r"synthesize\.generator\.scheduler: Flow.* cannot .*DDIMScheduler"):
+        DiffusersGenerator(model, scheduler="FlowMatchEulerDiscreteScheduler").check(None, None)
+    DiffusersGenerator(model, scheduler="DDIMScheduler", extra={"guidance_rescale": 0.5}).check(None, None)
     with pytest.raises(ConfigError, match="prompt_template"):
         DiffusersGenerator("a/b", prompt_template="no place")
     with pytest.raises(ConfigError, match="steps"):
@@ -88,6 +93,13 @@ def test_prompts_that_are_cut_are_counted(tmp_path: Path, stable_diffusion: Path
     assert loaded(stable_diffusion).truncated([long, short, long]) == {"tokenizer": 2}
     counts = loaded(PIPELINES["stable_diffusion_3"](tmp_path / "m"), extra={"max_sequence_length": 5}).truncated([long])
     assert counts == {"tokenizer": 1, "tokenizer_2": 1, "tokenizer_3": 1}
+
+
+def test_a_processor_in_the_place_of_a_tokenizer_is_asked_for_its_own(tmp_path: Path, stable_diffusion: Path) -> None:
+    processor: Any = import_module("transformers").AutoProcessor
+    generator = loaded(stable_diffusion)
+    generator._pipeline.tokenizer = processor.from_pretrained(tiny_models.save_llava(tmp_path / "m"))
+    assert generator.truncated(["grass " * 300, "a dog"]) == {"tokenizer": 1}
 
 
 def test_the_template_goes_around_the_caption() -> None:

@@ -60,6 +60,18 @@ def test_images_that_do_not_show_their_label_are_left_out(tmp_path: Path) -> Non
     assert len(list((judged / "images").iterdir())) == len(kept)
 
 
+def test_a_judge_without_numbers_lets_nothing_through(tmp_path: Path) -> None:
+    class Overflown(Corner):
+        def agreement(
+            self, images: Sequence[Image.Image], labels: Sequence[int], class_names: Sequence[str]
+        ) -> list[float]:
+            return [float("nan")] * len(images)
+
+    with pytest.raises(ConfigError, match=r"synthesize\.gate\.judge: .*float32"):
+        draw(tmp_path, Painter(), planned(4), Gate(judge=Overflown()))
+    assert not (tmp_path / "metadata.jsonl").exists()
+
+
 def test_or_drawn_again_a_bounded_number_of_times(tmp_path: Path) -> None:
     draw(tmp_path, Painter(), planned(40), Gate(retries=1, judge=Corner(), mismatch="redraw"))
     kept, rejected = read_lines(tmp_path / "metadata.jsonl"), read_lines(tmp_path / "rejected.jsonl")

@@ -25,8 +25,10 @@ def test_a_class_without_captions_is_named(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_nothing_to_draw_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no caption is left"):
+        plan_images([Prompt(0, 0, " ")], 2, [3], [1])
     with pytest.raises(ConfigError, match="no synthetic image"):
-        plan_images([], 2, [3], [1])
+        plan_images(PROMPTS[:1], "aligned", [3], [3])
     with pytest.raises(ConfigError, match=r"synthesize\.images"):
         plan_images(PROMPTS, 0, [3, 6], [1, 2])
 

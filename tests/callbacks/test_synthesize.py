@@ -153,6 +153,8 @@ def test_other_settings_in_the_same_folder_are_refused(
 def test_a_finished_set_is_taken_over(tmp_path: Path) -> None:
     parts = {"captioner": EchoCaptioner(), "generator": Painter()}
     run(make_callback(tmp_path, tmp_path, tmp_path / "first", **parts))
+    (tmp_path / "second/images").mkdir(parents=True)
+    (tmp_path / "second/images/000002.png").write_bytes(b"of a set that was begun")
     run(make_callback(tmp_path, tmp_path, tmp_path / "second", reuse=tmp_path / "first"))
     taken = tree(tmp_path / "second")
     first = tree(tmp_path / "first")

@@ -24,6 +24,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "blip": tiny_models.save_blip,
     "blip_2": tiny_models.save_blip_2,
     "llava": tiny_models.save_llava,
+    "gemma_3": tiny_models.save_gemma_3,
 }
 SENTENCE = "the dog on grass near water"
 
@@ -48,7 +49,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_captioner_says_what_was_taught(model: Path, tmp_path: Path) -> None:
-    pictures = [Image.fromarray(np.full((20, 30, 3), value, np.uint8)) for value in (10, 200)]
+    pictures = [Image.fromarray(np.full((20, 30, 3), value, np.uint8)) for value in (10, 100)]
     options: dict[str, Any] = {"captions_per_image": 2, "max_new_tokens": 10, "temperature": 0.1}
     seeds = [[1, 2], [3, 4]]
     before = Captioner(str(model), **options)
