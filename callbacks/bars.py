@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from callbacks.table import METRICS
@@ -15,6 +16,11 @@ def draw_bars(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     Args:
         rows: Metrics in 0..1 by model; what a model lacks has no bar.
     """
+    with mpl.rc_context({"text.parse_math": False}):  # a name may have a dollar sign
+        return _draw(rows)
+
+
+def _draw(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     metrics = [name for name in METRICS if any(name in row for row in rows.values())]
     figure = Figure(figsize=(2 + 1.5 * len(metrics), 3.6), layout="constrained")
     axes = figure.subplots()

@@ -14,7 +14,6 @@ from PIL import Image
 
 from callbacks.bars import draw_bars
 from callbacks.emissions_log import read_records, total
-from callbacks.loggers import run_name
 from callbacks.settings import flatten
 from callbacks.side_product import side_product
 from callbacks.strip import CELL, GAP, fit_cell
@@ -108,8 +107,9 @@ def log_costs(trainer: Trainer, run_dir: Path, stage: str) -> None:
         records = [record for record in read_records(run_dir) if record["stage"] == stage]
         values: dict[str, float] = {}
         for phase in dict.fromkeys(str(record["phase"]) for record in records):
-            costs = total([record for record in records if record["phase"] == phase])
-            values |= {f"emissions/{phase}_{name}": own for name, own in (costs or {}).items() if own is not None}
+            costs = total([record for record in records if record["phase"] == phase]) or {}
+            known = {name: costs.get(name) for name in ("kwh", "grams", "minutes")}
+            values |= {f"emissions/{phase}_{name}": own for name, own in known.items() if own is not None}
         for logger in trainer.loggers if values else []:
             logger.log_metrics(values, trainer.global_step)
             logger.save()
@@ -143,7 +143,7 @@ def _tell_wandb(
     }
     logger.experiment.log({**tables, STEP: step})
     if (directory / MANIFEST).is_file():
-        artifact = wandb.Artifact(f"{run_name(directory.parent)}-manifest", "dataset")
+        artifact = wandb.Artifact(f"{logger.version}-manifest", "dataset")
         artifact.add_file(str(directory / MANIFEST), policy="immutable")  # read where it is
         logger.experiment.log_artifact(artifact)
 

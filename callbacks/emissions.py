@@ -106,14 +106,14 @@ class Meter:
                 recover(self._directory, trainer.node_rank)
 
     @contextmanager
-    def phase(self, name: str, result: Path | None = None) -> Iterator[None]:
+    def phase(self, name: str, *results: Path) -> Iterator[None]:
         """Measure what happens inside, and append its record however it ends.
 
         Args:
             name: ``fit``, ``mining``, ``captioning``, ``generation`` or ``test``.
-            result: What the phase leaves; where it is there already, the phase is over and leaves no record.
+            results: What the phase leaves; where all of it is there already, the phase is over and leaves no record.
         """
-        if self._directory is None or (result is not None and result.exists()):
+        if self._directory is None or (results and all(result.exists() for result in results)):
             yield
             return
         self._begin(name)

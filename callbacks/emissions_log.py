@@ -61,8 +61,8 @@ def total(records: Sequence[Record]) -> dict[str, float | None] | None:
     """Sum records up.
 
     Returns:
-        ``kwh`` and ``grams`` of all nodes, None where no record knows any, and ``minutes``, see :func:`duration`; None
-        without records.
+        ``kwh`` and ``grams`` of all nodes, None where no record knows any; ``complete``, whether all records know them,
+        as the two are lower bounds otherwise; and ``minutes``, see :func:`duration`. None without records.
     """
     if not records:
         return None
@@ -70,6 +70,7 @@ def total(records: Sequence[Record]) -> dict[str, float | None] | None:
     return {
         "kwh": sum(record["kwh"] for record in known) if known else None,
         "grams": sum(record["grams"] for record in known) if known else None,
+        "complete": len(known) == len(records),
         "minutes": duration(records) / 60,
     }
 
@@ -87,7 +88,8 @@ def describe(costs: dict[str, float | None]) -> str:
     minutes = f"{costs['minutes']:.1f} minutes"
     if costs["kwh"] is None:
         return f"energy: not known, {minutes}"
-    return f"energy: {costs['kwh']:.3g} kWh, {costs['grams']:,.1f} g CO2e, {minutes}"
+    bound = "" if costs["complete"] else "at least "
+    return f"energy: {bound}{costs['kwh']:.3g} kWh, {costs['grams']:,.1f} g CO2e, {minutes}"
 
 
 def _key(record: Record) -> tuple[Any, ...]:

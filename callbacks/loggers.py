@@ -106,8 +106,9 @@ def finish(loggers: Sequence[Logger], is_last: bool) -> None:
 def _make(spec: Namespace, run_dir: Path, name: str, directory: Path, of_chain: bool) -> Logger:
     arguments = {k: v for k, v in spec.get("init_args", Namespace()).as_dict().items() if v is not None}
     arguments |= spec.get("dict_kwargs", {}) or {}
-    arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
     kind = spec.class_path.rpartition(".")[2]
+    if kind in ("WandbLogger", "TensorBoard", "TensorBoardLogger"):
+        arguments = {key: value for key, value in arguments.items() if DEFAULTS.get(key) != value}
     if kind == "WandbLogger":
         return _make_wandb(arguments, run_dir, name, directory, of_chain)
     if kind in ("TensorBoard", "TensorBoardLogger"):
@@ -121,8 +122,8 @@ def _make(spec: Namespace, run_dir: Path, name: str, directory: Path, of_chain: 
 def _make_wandb(arguments: dict[str, Any], run_dir: Path, name: str, directory: Path, of_chain: bool) -> WandbLogger:
     """Stages write into the W&B run of their chain, other commands into one of their own."""
     run = run_name(run_dir) if of_chain else f"{run_name(run_dir)}-{name}"
-    # sweeps have many folders of one name: the id is that of the place
-    own_id = f"{run}-{digest(str(run_dir.resolve()))[:8]}"
+    # sweeps have many folders of one name: the id is that of the place; W&B takes 128 characters with what follows it
+    own_id = f"{run[:64]}-{digest(str(run_dir.resolve()))[:8]}"
     ours = {"project": "diffubias", "name": run, "id": own_id, "resume": "allow"}
     arguments = {**ours, "save_dir": str(run_dir if of_chain else directory), **arguments}
     Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)

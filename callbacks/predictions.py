@@ -1,6 +1,7 @@
 """Predictions on disk."""
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class PredictionWriter(BasePredictionWriter):
         path.parent.mkdir(parents=True, exist_ok=True)
         classes: Sequence[str] = trainer.datamodule.class_names  # type: ignore[attr-defined]
         paths = _paths(trainer)
-        with path.open("w", newline="") as file:
+        with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*COLUMNS, *([] if paths is None else ["path"])])
             for batch in predictions:
@@ -43,6 +44,11 @@ class PredictionWriter(BasePredictionWriter):
                     place = [] if paths is None else [paths[index]]
                     writer.writerow([index, label, predicted, share, classes[label], classes[predicted], *place])
         if trainer.is_global_zero:
+            ranks = {f"predictions-{rank}.csv" for rank in range(trainer.world_size)}
+            current = {name} if trainer.world_size == 1 else ranks
+            for old in path.parent.glob("predictions*.csv"):  # of an earlier call with another number of processes
+                if old.name not in current and re.fullmatch(r"predictions(-\d+)?\.csv", old.name):
+                    old.unlink()
             print(f"predictions: {path}")
 
 

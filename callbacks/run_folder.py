@@ -102,7 +102,7 @@ def differences(run_dir: Path, text: str) -> list[str]:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        return flatten(yaml.safe_load(path.read_text()))
+        return flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise ConfigError(f"run_dir: {path} is damaged; put it back, or give another --run_dir") from error
 

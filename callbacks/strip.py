@@ -4,6 +4,7 @@ import io
 import textwrap
 from pathlib import Path
 
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from callbacks.synthesis.drawing import read_image
@@ -13,6 +14,8 @@ from callbacks.synthesis_table import DRAWN, read_table
 
 STRIP = "strip.png"
 CELL, GAP, CAPTION = 96, 8, 250  # pixels of a picture, between pictures, of a caption
+WIDTH = 36  # letters of a line
+FONT = get_data_path() + "/fonts/ttf/DejaVuSans.ttf"  # Pillow's own has no letters but those of English
 
 
 def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path | None:
@@ -38,7 +41,7 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
     head = 28
     strip = Image.new("RGB", (width, head + len(chosen) * (CELL + GAP)), "white")
     draw = ImageDraw.Draw(strip)
-    font, bold = ImageFont.load_default(13), ImageFont.load_default(14)
+    font, bold = (ImageFont.truetype(FONT, size) for size in (12, 13))
     if left > GAP:
         draw.text((GAP, 6), "real" if chosen[0].loss is None else "mined", "black", bold)
     draw.text((left, 6), "class, loss, captions" if left > GAP else "class and prompts", "black", bold)
@@ -47,9 +50,10 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
         y = head + number * (CELL + GAP)
         if row.source is not None:
             strip.paste(fit_cell(datamodule.source_image(row.source)), (GAP, y))
-        lines = [row.title if row.loss is None else f"{row.title}, loss {row.loss:.1f}"]
+        title = row.title if row.loss is None else f"{row.title}, loss {row.loss:.1f}"
+        lines = textwrap.wrap(title, WIDTH, max_lines=2)
         for caption in row.drawn.prompts:
-            lines += textwrap.wrap(caption, 36, initial_indent="· ", max_lines=2)
+            lines += textwrap.wrap(caption, WIDTH, initial_indent="· ", max_lines=2)
         draw.multiline_text((left, y), "\n".join(lines[:6]), "black", font, spacing=3)
         for column, file in enumerate(row.drawn.files):
             strip.paste(fit_cell(read_image(file)), (left + CAPTION + column * (CELL + GAP), y))

@@ -24,6 +24,7 @@ from callbacks.table import METRICS, OneLineArguments, find_runs, show
 CONFIG = "config.yaml"
 LOG = "fit.log"
 COMMAND = "command.json"
+LONGEST = 100  # letters that a folder has of a setting
 GRACE = 30  # seconds that a run gets to end after it was told to
 _OURS = ("config", "run_dir", "seed_everything", "ckpt_path")
 
@@ -76,7 +77,7 @@ def plan(
         configs: Configuration files.
         seeds: Seeds of the runs.
         variations: Settings to vary, each a key and its values.
-        runs: Folder of the run folders, which are ``CONFIG/KEY=VALUE/seed-S`` in it.
+        runs: Folder of the run folders, which are ``CONFIG/KEY=VALUE/seed-S`` in it (see :func:`_folder`).
         further: Arguments for every run.
 
     Returns:
@@ -88,7 +89,7 @@ def plan(
         digest = hashlib.sha256(config.read_bytes()).hexdigest()
         for values in itertools.product(*(own for _, *own in variations)):
             settings = [f"{key}={value}" for key, value in zip(keys, values, strict=True)]
-            place = "/".join([name, *(re.sub(r"[^\w.=,+-]", "_", setting) for setting in settings)])
+            place = "/".join([name, *map(_folder, settings)])
             for seed in seeds:
                 own = [f"--{setting}" for setting in settings]
                 folder = runs / place / f"seed-{seed}"
@@ -96,6 +97,12 @@ def plan(
                 words = (f"--config={config}", "--trainer.enable_progress_bar=false", *further, *own, *ends)
                 jobs.append(Job(f"{place}/seed-{seed}", folder, words, digest))
     return jobs
+
+
+def _folder(setting: str) -> str:
+    """Name a folder after a setting; where that takes other letters or too many, a digest keeps two settings apart."""
+    name = re.sub(r"[^\w.=,+-]", "_", setting)[:LONGEST]
+    return name if name == setting else f"{name}-{hashlib.sha256(setting.encode()).hexdigest()[:6]}"
 
 
 class Sweep:

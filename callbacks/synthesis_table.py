@@ -74,10 +74,8 @@ def read_table(
         if prompt and prompt not in own.prompts and len(own.prompts) < DRAWN:
             own.prompts.append(prompt)
     mined = read_json(directory / SELECTION)["items"] if (directory / SELECTION).is_file() else []
-    if not mined:
-        return [_group_row(key, None, drawn[key], class_names, bias_names) for key in sorted(drawn)[:count]]
-    if drawn and {item["index"] for item in mined}.isdisjoint(source for source, _, _ in drawn):
-        # drawn from classes, or from images that were not mined
+    if not mined or (drawn and {item["index"] for item in mined}.isdisjoint(source for source, _, _ in drawn)):
+        # drawn from prompts, from classes, or from images that were not mined
         items = [{"label": key[1], "loss": 0.0, "key": key} for key in sorted(drawn)]
         keys = [item["key"] for item in _by_turns(items)[:count]]
         return [_group_row(key, key[0] if key[0] >= 0 else None, drawn[key], class_names, bias_names) for key in keys]
@@ -104,7 +102,9 @@ def _group_row(
     bias_names: Sequence[str],
 ) -> Row:
     _, label, bias = key
-    title = class_names[label] + (f", {bias_names[bias]}" if bias >= 0 else "")
+    # data without bias labels may be drawn for by prompts that name biases
+    bias_name = f", {bias_names[bias] if bias < len(bias_names) else f'attribute {bias}'}" if bias >= 0 else ""
+    title = class_names[label] + bias_name
     return Row(title, source, None, drawn.prompts, [], drawn)
 
 

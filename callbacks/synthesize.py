@@ -21,7 +21,7 @@ from callbacks.synthesis.drawing import KEEP, Drawing
 from callbacks.synthesis.filtering import write_filter
 from callbacks.synthesis.gate import Gate
 from callbacks.synthesis.generator import MODEL, DiffusersGenerator, Generator
-from callbacks.synthesis.manifest import CAPTIONS, MANIFEST, PLAN, SELECTION, is_finished
+from callbacks.synthesis.manifest import CAPTIONS, CONTRAST, FILTER, MANIFEST, PLAN, SELECTION, is_finished
 from callbacks.synthesis.miner import LossMiner, Miner
 from callbacks.synthesis.mining import MiningData, precision, write_selection
 from callbacks.synthesis.part import digest
@@ -148,7 +148,8 @@ class SynthesizeCallback(L.Callback):
             if self.generator is None:
                 return
             if self.reads_captions:
-                with self.meter.phase("captioning", directory / CAPTIONS):
+                written = [CAPTIONS, *([CONTRAST] if self.explain else []), *([FILTER] if self.text_filter else [])]
+                with self.meter.phase("captioning", *(directory / name for name in written)):
                     prompts = self._describe(directory, trainer, data, items)
             else:
                 mined = {item["index"] for item in items}

@@ -169,7 +169,7 @@ def layout(groups: Sequence[Group], metrics: Sequence[str] = METRICS, every_stag
 def write_csv(path: Path, groups: Sequence[Group], metrics: Sequence[str], every_stage: bool) -> None:
     """Write one row for each run, stage, selection and metric; values in 0..1, no row where there is no value."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["group", "run", "seed", "stage", "selection", "metric", "value"])
         for group in groups:
@@ -247,8 +247,8 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 def _read(folder: Path, base: Path) -> Run:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is one
     try:
-        config = yaml.load((folder / "config.yaml").read_text(), loader)
-        results = json.loads((folder / "results.json").read_text())
+        config = yaml.load((folder / "config.yaml").read_text(encoding="utf-8"), loader)
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         settings = {key: value for key, value in flatten(config).items() if key != "seed_everything"}
         settings |= {key: config["trainer"].get(key) for key in PROCESSES}
         seed = int(results["seed"])

@@ -28,19 +28,30 @@ def test_every_combination_has_a_folder(tmp_path: Path) -> None:
     configs = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     for config in configs:
         config.touch()
-    variations = [["model.lr", "1e-3", "1e-4"], ["data.root", "data/x"]]
+    variations = [["model.lr", "1e-3", "1e-4"], ["data.test", "all"]]
     jobs = plan(configs, [1, 2], variations, Path("runs"), ["--trainer.max_epochs", "3"])
     assert [job.name for job in jobs] == [
-        f"{config}/model.lr={lr}/data.root=data_x/seed-{seed}"
+        f"{config}/model.lr={lr}/data.test=all/seed-{seed}"
         for config in ("a", "b") for lr in ("1e-3", "1e-4") for seed in (1, 2)
     ]  # fmt: skip
     assert all(job.folder == Path("runs") / job.name for job in jobs)
     own = list(jobs[0].words)
     assert own[0] == f"--config={configs[0]}"
     assert own[-6:] == [
-        "--trainer.max_epochs", "3", "--model.lr=1e-3", "--data.root=data/x", "--seed_everything=1",
+        "--trainer.max_epochs", "3", "--model.lr=1e-3", "--data.test=all", "--seed_everything=1",
         f"--run_dir=runs/{jobs[0].name}",
     ]  # fmt: skip
+
+
+def test_settings_that_no_folder_can_be_called_after_keep_theirs_apart(tmp_path: Path) -> None:
+    variations = [["data.file", "a/labels.csv", "a_labels.csv", "x" * 300, "x" * 301]]
+    (tmp_path / "a.yaml").touch()
+    jobs = plan([tmp_path / "a.yaml"], [1], variations, Path("runs"), [])
+    names = [job.name.split("/")[1] for job in jobs]
+    assert len(set(names)) == 4
+    assert names[0].startswith("data.file=a_labels.csv-")
+    assert names[1] == "data.file=a_labels.csv"
+    assert max(map(len, names)) < 128
 
 
 def test_configurations_of_one_name_keep_their_folders(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ PALETTE = (
 )  # fmt: skip
 BEFORE, AFTER = PALETTE[1], PALETTE[0]
 _STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a name may have a dollar sign
     "svg.fonttype": "none", "font.size": 9.0, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.7, "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK,
     "ytick.color": INK, "xtick.major.width": 0.7, "ytick.major.width": 0.7, "grid.alpha": 0.18, "grid.color": INK,

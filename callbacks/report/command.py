@@ -16,6 +16,7 @@ from callbacks.synthesis.manifest import CONTRAST
 from callbacks.table import Group, OneLineArguments, Run, find_runs, group_runs
 from lightning_modules.errors import ConfigError
 
+SHOWN = [own.name for own in fields(Report) if own.name != "enabled"]  # what the run has and a flag may replace
 LOGGER = logging.getLogger("diffubias")
 Opener = Callable[[Path, Sequence[str]], OpenedRun]
 
@@ -37,7 +38,10 @@ def main(words: Sequence[str], open_run: Opener) -> int:
     arguments, further = parser.parse_known_args(words)
     if further and not further[0].startswith("--"):
         parser.error(f"{further[0]}: what is this for? give run folders first, then settings as --KEY VALUE")
-    settings = Report(**{own.name: getattr(arguments, own.name) for own in fields(Report) if own.name != "enabled"})
+    if wrong := next((word for word in further if word.startswith("--report.")), None):
+        parser.error(f"{wrong}: on this command it is --{wrong.removeprefix('--report.')}")
+    given = {name: value for name in SHOWN if (value := getattr(arguments, name)) is not None}
+    Report(**given)  # a mistake just typed, before anything takes time
     runs, unfinished = _find(arguments.folders)
     folders = [*(run.folder for run in runs), *unfinished]
     if len(folders) > 1 and arguments.out is None:
@@ -56,7 +60,8 @@ def main(words: Sequence[str], open_run: Opener) -> int:
         if arguments.explain:
             _explain(opened, arguments.explain)
         record = read_run(folder)
-        return show_run(record, opened, settings, title or record.name)
+        own = {name: value for name, value in (record.config.get("report") or {}).items() if name in SHOWN}
+        return show_run(record, opened, Report(**{**own, **given}), title or record.name)
 
     out = arguments.out or folders[0] / FILE
     if len(folders) == 1:
@@ -73,11 +78,11 @@ def main(words: Sequence[str], open_run: Opener) -> int:
 
 
 def _parser() -> OneLineArguments:
-    default = Report()
     parser = OneLineArguments(
         prog="train.py report",
         description="Make one HTML page of a run, finished or not, or of several side by side. Further settings,"
-        " such as --data.root DIR where the data were moved, replace those of the run.",
+        " such as --data.root DIR where the data were moved, replace those of the run. By default it shows"
+        " as much as the run's own report.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders of them")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"where to; for one run RUN_DIR/{FILE}")
@@ -86,15 +91,11 @@ def _parser() -> OneLineArguments:
         help="caption N images of each class that have the lowest losses, where the run has not done so, to tell what"
         " the bias was; loads the captioner of the run",
     )  # fmt: skip
+    parser.add_argument("--pictures", type=int, metavar="N", help="pictures a class and gallery")
+    parser.add_argument("--points", type=int, metavar="N", help="images in a projection")
+    parser.add_argument("--searched", type=int, metavar="N", help="real images to look for neighbours among")
     parser.add_argument(
-        "--pictures", type=int, default=default.pictures, metavar="N", help="pictures a class and gallery"
-    )
-    parser.add_argument("--points", type=int, default=default.points, metavar="N", help="images in a projection")
-    parser.add_argument(
-        "--searched", type=int, default=default.searched, metavar="N", help="real images to look for neighbours among"
-    )
-    parser.add_argument(
-        "--projections", nargs="+", choices=get_args(Projection), default=default.projections,
+        "--projections", nargs="+", choices=get_args(Projection),
         help="how features are laid out in the plane; umap needs the extra umap",
     )  # fmt: skip
     return parser

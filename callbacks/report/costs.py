@@ -69,31 +69,47 @@ def costs(record: RunRecord) -> Costs:
         groups.setdefault((line["phase"], line.get("stage") or ""), []).append(line)
     phases = [_cost(phase, stage, own) for (phase, stage), own in groups.items()]
     total = Cost(
-        "all", "", len(record.emissions), sum(own.seconds for own in phases),
+        "all", "", len(record.emissions), duration(record.emissions),
         _sum([own.kwh for own in phases]), _sum([own.grams for own in phases]),
         _most([own.memory for own in phases]), _most([own.gpu_memory for own in phases]),
     )  # fmt: skip
     complete = all(line.get("kwh") is not None for line in record.emissions)
-    factors = sorted({float(line["grams_per_kwh"]) for line in record.emissions if line.get("grams_per_kwh")})
+    factors = sorted(
+        {float(line["grams_per_kwh"]) for line in record.emissions if line.get("grams_per_kwh") is not None}
+    )
     header = ["phase", "stage", "attempts", "seconds", "kwh", "grams", "memory_mib", "gpu_memory_mib"]
     return Costs(phases, total, complete, factors, csv_uri(header, (tuple(vars(own).values()) for own in phases)))
 
 
-def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> list[Chart]:
-    """Draw what several runs took, beside one another: minutes, and kWh and grams where they are known."""
+def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> tuple[list[Chart], list[str]]:
+    """Draw what several runs took, beside one another: minutes, and kWh and grams where they are known.
+
+    Args:
+        records: Title and record of every run.
+
+    Returns:
+        The charts, and sentences on what is not known.
+    """
     measured = {name: costs(record) for name, record in records if record.emissions}
     if not measured:
-        return []
+        return [], []
     minutes = {name: _parts([(own.phase, own.seconds / 60) for own in its.phases]) for name, its in measured.items()}
     charts = [stacked_bars("Time of the runs", minutes, "minutes", "time.csv")]
     for title, unit, file, value in (
         ("Energy of the runs", "kWh", "energy.csv", attrgetter("kwh")),
         ("Emissions of the runs", "g CO₂e", "emissions.csv", attrgetter("grams")),
     ):
-        parts = {name: _parts([(own.phase, value(own) or 0.0) for own in its.phases]) for name, its in measured.items()}
-        if any(part for own in parts.values() for part in own.values()):
+        known = {
+            name: [(own.phase, value(own)) for own in its.phases if value(own) is not None]
+            for name, its in measured.items()
+        }
+        if parts := {name: _parts(own) for name, own in known.items() if own}:
             charts.append(stacked_bars(title, parts, unit, file))
-    return charts
+    gaps = {
+        "Time and energy were not measured": [name for name, _ in records if name not in measured],
+        "The energy of some phases is not known": [name for name, its in measured.items() if not its.complete],
+    }
+    return charts, [f"{what}: {', '.join(names)}." for what, names in gaps.items() if names]
 
 
 def _cost(phase: str, stage: str, lines: list[dict[str, Any]]) -> Cost:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
 from callbacks.report.reading import RunRecord, need_synthesis
-from callbacks.report.words import Texts, Word, compare_words
+from callbacks.report.words import Word, compare_words
 from callbacks.synthesis.text_filter import load_stop_words
 
 SHOWN, WEAK = 6, 3  # words of a class: of those that stand out, and of all where fewer do
@@ -63,24 +63,19 @@ def explained(record: RunRecord) -> Explained:
     high: dict[int, list[list[str]]] = defaultdict(list)
     for index, captions in synthesis.captions.items():
         high[labels[index]].append([caption.text for caption in captions])
-    low: dict[int, Texts]
-    if synthesis.contrast:
-        easy: dict[int, list[list[str]]] = defaultdict(list)
-        for label, texts in synthesis.contrast:
-            easy[label].append(texts)
-        low = dict(easy)
-    else:
-        low = {label: [own for other, its in high.items() if other != label for own in its] for label in high}
+    easy: dict[int, list[list[str]]] = defaultdict(list)
+    for label, texts in synthesis.contrast:
+        easy[label].append(texts)
     options = ((record.config.get("synthesize") or {}).get("text_filter") or {}).get("init_args") or {}
     stop_words, name = load_stop_words(options.get("language", "english"))
-    words = compare_words(high, low, stop_words)
+    words = compare_words(high, easy or None, stop_words)
     classes = [
         ClassWords(
             class_name,
             _first([word for word in words if word.label == label and word.odds_ratio < 1]),
             _first([word for word in words if word.label == label and word.odds_ratio > 1]),
             len(high[label]),
-            len(low.get(label, ())),
+            len(easy.get(label, ())) if easy else len(synthesis.captions) - len(high[label]),
         )
         for label, class_name in enumerate(synthesis.classes)
         if label in high

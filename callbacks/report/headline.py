@@ -8,10 +8,11 @@ from callbacks.report.reading import RunRecord, StageResult, need_classifiers
 from callbacks.table import METRICS, Group, cell
 
 TITLES = {
-    "accuracy": "Unbiased accuracy",
+    "accuracy": "Accuracy",
     "aligned": "Bias-aligned",
     "conflict": "Bias-conflicting",
     "worst_group": "Worst group",
+    "balanced": "Mean of the groups",
 }
 
 

@@ -12,7 +12,7 @@ from callbacks.report.grad_cam import grad_cam, overlay
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.opened import OpenedRun
 from callbacks.report.pictures import thumbnail
-from callbacks.report.reading import RunRecord, bias_names, need_classifiers
+from callbacks.report.reading import RunRecord, need_classifiers
 
 SHOWN = 12  # images; every class has its turn
 
@@ -83,7 +83,7 @@ def looking(record: RunRecord, opened: OpenedRun | None) -> Looking:
     images = torch.cat([batch["image"] for batch in batches])
     labels, biases = (torch.cat([batch[key] for batch in batches]).tolist() for key in ("label", "bias"))
     pixels = _pixels(images, opened)
-    names, classes = bias_names(record), opened.data.class_names
+    names, classes = opened.data.bias_names, opened.data.class_names
     columns = [_look(stage, images, pixels, labels, opened) for stage in stages]
     looked = [
         Looked(

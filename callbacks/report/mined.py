@@ -1,6 +1,7 @@
 """What was mined, with pictures, and how well the mining found what contradicts the bias."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +43,7 @@ class Mined:
         scope: ``class`` or ``set``.
         classes: Name of each class, how many of it were mined, and the hardest of them.
         captions: How many captions were written.
-        dropped: How many of them the text filter dropped.
+        dropped: How many of them the text filter dropped, None where it has not looked at them.
         frequent: The words by which it chose.
         precision: Share of bias-conflicting images among the mined ones, None where unknown.
         recall: Share of the bias-conflicting images that were mined, None where unknown.
@@ -55,7 +56,7 @@ class Mined:
     scope: str
     classes: list[tuple[str, int, list[MinedImage]]]
     captions: int
-    dropped: int
+    dropped: int | None
     frequent: list[tuple[str, int]]
     precision: float | None
     recall: float | None
@@ -79,7 +80,7 @@ def mined(record: RunRecord, opened: OpenedRun | None, settings: Report) -> Mine
         raise NothingToShowError(
             "Nothing was mined: the images were drawn from prompts, or taken over from another run."
         )
-    names = bias_names(record)
+    names = bias_names(record) if opened is None else opened.data.bias_names
     counts = Counter(item["label"] for item in synthesis.mined)
     classes = []
     for label, name in enumerate(synthesis.classes):
@@ -94,7 +95,7 @@ def mined(record: RunRecord, opened: OpenedRun | None, settings: Report) -> Mine
         scope=synthesis.scope,
         classes=classes,
         captions=len(captions),
-        dropped=sum(not caption.kept for caption in captions),
+        dropped=sum(not caption.kept for caption in captions) if synthesis.filtered else None,
         frequent=synthesis.frequent,
         precision=precision,
         recall=recall,
@@ -103,7 +104,7 @@ def mined(record: RunRecord, opened: OpenedRun | None, settings: Report) -> Mine
     )
 
 
-def _mined_image(item: Json, synthesis: Synthesis, opened: OpenedRun | None, names: list[str]) -> MinedImage:
+def _mined_image(item: Json, synthesis: Synthesis, opened: OpenedRun | None, names: Sequence[str]) -> MinedImage:
     picture = None if opened is None else thumbnail(opened.data.source_image(item["index"]))
     bias = item["bias"]
     shown = "" if bias < 0 else names[bias] if bias < len(names) else f"attribute {bias}"

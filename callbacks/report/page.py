@@ -128,7 +128,8 @@ def compare_runs(
         left_out: Sentences on runs that the table leaves out.
     """
     rows, csv = compare(groups)
-    return Comparison(rows, csv, compare_costs(records), list(left_out))
+    charts, unknown = compare_costs(records)
+    return Comparison(rows, csv, charts, [*left_out, *unknown])
 
 
 def report_run(run_dir: Path, opened: OpenedRun, settings: Report) -> None:

@@ -9,7 +9,7 @@ from callbacks.report.charts import Chart, scatter
 from callbacks.report.features import TITLES, Described, describe, project
 from callbacks.report.missing import Missing, NothingToShowError, attempt
 from callbacks.report.opened import OpenedRun
-from callbacks.report.reading import RunRecord, bias_names, need_classifiers
+from callbacks.report.reading import RunRecord, need_classifiers
 from callbacks.report.settings import Projection, Report
 
 
@@ -96,7 +96,7 @@ def _charts(
     def chart(title: str, groups: NDArray[np.int64], names: list[str]) -> Chart:
         return scatter(title, points, groups, names, f"{how}-{stage}-{title.replace(' ', '-')}.csv")
 
-    names = bias_names(record)
+    names = list(opened.data.bias_names)
     charts = [chart("by class", np.concatenate((real.label, hidden)), list(opened.data.class_names))]
     if names and (real.bias >= 0).any():
         charts.append(chart("by bias", np.concatenate((real.bias, hidden)), names))

@@ -48,7 +48,8 @@ class Synthesis:
         mined: The selection, hardest first: dicts of ``index``, ``label``, ``bias`` and ``loss``.
         captions: Captions by mined image.
         contrast: Class and texts of the captioned images with the lowest losses.
-        frequent: The words by which the text filter chose, with their counts.
+        filtered: Whether a text filter has chosen among the captions.
+        frequent: The words by which it chose, with their counts.
         losses: The loss of every training image.
         drawn: The records of the manifest.
         rejected: How often the gate gave a reason, by class and reason.
@@ -61,6 +62,7 @@ class Synthesis:
     mined: list[Json]
     captions: dict[int, list[Caption]]
     contrast: list[tuple[int, list[str]]]
+    filtered: bool
     frequent: list[tuple[str, int]]
     losses: Losses | None
     drawn: list[Json]
@@ -166,7 +168,7 @@ def _stages_of(results: Json) -> list[StageResult]:
 def _stages_so_far(folder: Path) -> list[StageResult]:
     """The stages that a chain has tested before it was stopped."""
     found = []
-    for file in sorted(folder.glob("stages/*/test.json")):
+    for file in sorted(folder.glob("stages/*/test.json"), key=lambda file: int(file.parent.name.partition("-")[0])):
         groups = file.with_name("groups.json")
         name = re.sub(r"^\d+-", "", file.parent.name)
         found.append(StageResult(name, read_json(file), read_json(groups) if groups.is_file() else []))
@@ -190,6 +192,7 @@ def _read_synthesis(directory: Path) -> Synthesis | None:
         mined=selection.get("items", []),
         captions=read_captions(directory),
         contrast=[(item["label"], item["captions"]) for item in contrast],
+        filtered=bool(decided),
         frequent=[(word, count) for word, count in decided.get("words", [])],
         losses=read_losses(directory),
         drawn=drawn,

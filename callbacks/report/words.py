@@ -51,7 +51,7 @@ class Word:
         return self.q <= LEVEL
 
 
-def compare_words(high: Mapping[int, Texts], low: Mapping[int, Texts], stop_words: frozenset[str]) -> list[Word]:
+def compare_words(high: Mapping[int, Texts], low: Mapping[int, Texts] | None, stop_words: frozenset[str]) -> list[Word]:
     """Test every word of every class.
 
     Words that fewer than three of all images of the class hold are not tested. Given how many hold a word, the test
@@ -59,23 +59,28 @@ def compare_words(high: Mapping[int, Texts], low: Mapping[int, Texts], stop_word
 
     Args:
         high: Captions of the mined images: class to images to texts.
-        low: Captions of what they are compared with, by the same classes.
+        low: Captions of what they are compared with, by the same classes; None compares with the mined images of all
+            other classes.
         stop_words: Words to leave out.
 
     Returns:
         The words, of each class the most significant first, then those with the strongest odds.
     """
+    mined = {label: _count(texts, stop_words) for label, texts in high.items()}
+    if low is None:
+        size, every = sum(map(len, high.values())), sum(mined.values(), Counter())
+        others = {label: (size - len(high[label]), every - own) for label, own in mined.items()}
+    else:
+        others = {label: (len(texts), _count(texts, stop_words)) for label, texts in low.items()}
     tested: list[tuple[str, int, int, int, float, float]] = []
-    for label in sorted(high.keys() & low.keys()):
-        sizes = len(high[label]), len(low[label])
-        counts = [_count(texts[label], stop_words) for texts in (high, low)]
-        for word in sorted(counts[0].keys() | counts[1].keys()):
-            inside = counts[0][word], counts[1][word]
+    for label in sorted(mined.keys() & others.keys()):
+        size, counts = others[label]
+        for word in sorted(mined[label].keys() | counts.keys()):
+            inside = mined[label][word], counts[word]
             if sum(inside) < MIN_IMAGES:
                 continue
-            outside = sizes[0] - inside[0], sizes[1] - inside[1]
-            p = float(fisher_exact([[inside[0], outside[0]], [inside[1], outside[1]]]).pvalue)
-            tested.append((word, label, *inside, odds_ratio(*inside, *outside), p))
+            outside = len(high[label]) - inside[0], size - inside[1]
+            tested.append((word, label, *inside, odds_ratio(*inside, *outside), _fisher(*inside, *outside)))
     if not tested:
         return []
     adjusted = false_discovery_control([min(test[-1], 1.0) for test in tested], method="bh")
@@ -90,10 +95,9 @@ def odds_ratio(high: int, low: int, high_without: int, low_without: int) -> floa
 
 def _count(texts: Texts, stop_words: frozenset[str]) -> Counter[str]:
     """In how many images each word occurs."""
-    return Counter(word for own in texts for word in {token for text in own for token in _tokens(text, stop_words)})
+    return Counter(word for own in texts for word in {token for text in own for token in tokenize(text, stop_words)})
 
 
-@lru_cache(maxsize=2**16)
-def _tokens(text: str, stop_words: frozenset[str]) -> frozenset[str]:
-    """The words of a caption, which is looked at once for every class that it is compared with."""
-    return frozenset(tokenize(text, stop_words))
+@lru_cache(maxsize=2**16)  # with many classes most words have one of a few tables
+def _fisher(high: int, low: int, high_without: int, low_without: int) -> float:
+    return float(fisher_exact([[high, high_without], [low, low_without]]).pvalue)

@@ -119,6 +119,17 @@ def test_a_phase_that_is_over_has_none_but_those_inside_have(tmp_path: Path) -> 
     assert mining["kwh"] > 0
 
 
+def test_a_phase_is_over_when_all_that_it_leaves_is_there(tmp_path: Path) -> None:
+    meter = make_meter(tmp_path)
+    results = [tmp_path / "captions.json", tmp_path / "filter.json"]
+    for result in results:
+        with meter.phase("captioning", *results):
+            result.touch()
+    with meter.phase("captioning", *results):
+        pass
+    assert len(read_records(tmp_path)) == 2
+
+
 def test_switched_off(tmp_path: Path) -> None:
     meter = make_meter(tmp_path, enabled=False)
     with meter.phase("fit"):
@@ -204,7 +215,7 @@ def test_nodes_append_at_the_same_time(tmp_path: Path) -> None:
     run_ddp(append_many, str(tmp_path))
     found = sorted((own["node"], int(own["started"])) for own in read_records(tmp_path))
     assert found == [(node, number) for node in range(2) for number in range(20)]
-    assert total(read_records(tmp_path)) == {"kwh": 20.0, "grams": 4000.0, "minutes": 20.0}
+    assert total(read_records(tmp_path)) == {"kwh": 20.0, "grams": 4000.0, "complete": True, "minutes": 20.0}
 
 
 # Sums and settings
@@ -214,10 +225,10 @@ def test_sums() -> None:
     assert total([]) is None
     unknown = record(kwh=None, grams=None, seconds=30.0)
     costs = total([record(), unknown])
-    assert costs == {"kwh": 0.5, "grams": 100.0, "minutes": 1.5}
-    assert describe(costs) == "energy: 0.5 kWh, 100.0 g CO2e, 1.5 minutes"
+    assert costs == {"kwh": 0.5, "grams": 100.0, "complete": False, "minutes": 1.5}
+    assert describe(costs) == "energy: at least 0.5 kWh, 100.0 g CO2e, 1.5 minutes"
     costs = total([unknown])
-    assert costs == {"kwh": None, "grams": None, "minutes": 0.5}
+    assert costs == {"kwh": None, "grams": None, "complete": False, "minutes": 0.5}
     assert describe(costs) == "energy: not known, 0.5 minutes"
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from jsonargparse import Namespace
+from lightning.pytorch.loggers import CSVLogger
 
 from callbacks.loggers import make_loggers, run_name
 
@@ -33,6 +34,22 @@ def test_stages_share_a_wandb_run_and_other_commands_have_their_own(tmp_path: Pa
     assert biased._checkpoint_name != debiased._checkpoint_name
     assert [own._wandb_init["dir"] for own in (biased, other)] == [str(tmp_path / "run"), str(tmp_path / "run/test")]
     assert biased.save_dir == str(tmp_path / "run/biased")  # where a profiler writes
+
+
+def test_ids_of_long_names_are_short_and_differ(tmp_path: Path) -> None:
+    runs = [make_wandb(tmp_path / f"{'x' * 140}{seed}", "biased", of_chain=True) for seed in (1, 2)]
+    assert runs[0].version != runs[1].version
+    # W&B takes no artifact with a name of more than 128 characters
+    assert all(len(f"{own.version}-manifest") <= 128 and len(own._checkpoint_name) <= 128 for own in runs)
+
+
+def test_a_logger_that_needs_a_folder_gets_the_one_that_is_given(tmp_path: Path) -> None:
+    spec = Namespace(class_path="lightning.pytorch.loggers.CSVLogger", init_args=Namespace(save_dir="."))
+    made = make_loggers(spec, tmp_path, "biased", tmp_path / "biased", of_chain=True)
+    assert made
+    (logger,) = made
+    assert isinstance(logger, CSVLogger)
+    assert logger.save_dir == "."
 
 
 def test_what_the_user_says_goes_first(tmp_path: Path) -> None:

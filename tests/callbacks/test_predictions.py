@@ -50,6 +50,9 @@ def test_every_rank_has_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
         write(tmp_path, rank, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions-0.csv", "predictions-1.csv"]
     assert capsys.readouterr().out.count("predictions:") == 1
+    (tmp_path / "predictions-of-mine.csv").touch()
+    write(tmp_path)  # what another number of processes left would be taken for more of these
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions-of-mine.csv", "predictions.csv"]
 
 
 def predicted(folder: Path, data: DebiasDataModule) -> list[dict[str, str]]:

@@ -50,6 +50,20 @@ def test_rows_show_sources_and_what_was_drawn(tmp_path: Path) -> None:
         assert (cell(strip, 0, 2 * GAP + CELL) < 128).any()
 
 
+def test_names_in_other_letters_and_of_any_length_stay_in_their_column(tmp_path: Path) -> None:
+    def letters(name: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        data = ToyData()
+        data.class_names = (name, name)
+        path = draw_strip(data, finished(tmp_path / name / "set"), rows=1)
+        assert path is not None
+        with Image.open(path) as strip:
+            assert (cell(strip, 0, 2 * GAP + CELL + CAPTION) == RED).all()
+            return cell(strip, 0, 2 * GAP + CELL)
+
+    assert not np.array_equal(letters("ä"), letters("ж"))  # one box stands for every letter that a font lacks
+    assert (letters("long name " * 12) < 128).any()
+
+
 def test_large_images_fit_their_cell(tmp_path: Path) -> None:
     path = draw_strip(ToyData(), finished(tmp_path / "set", images_a_source=1, side=300), rows=8)
     assert path is not None

@@ -65,9 +65,11 @@ def test_without_mining_a_row_is_a_group(tmp_path: Path) -> None:
     records = [{**record(number, -1), "label": number % 2, "bias": number // 2} for number in range(4)]
     write_lines(tmp_path / "metadata.jsonl", records)
     rows = read_table(tmp_path, CLASSES, GROUNDS)
-    assert [row.title for row in rows] == ["cat, grass", "cat, sand", "dog, grass", "dog, sand"]
+    assert [row.title for row in rows] == ["cat, grass", "dog, grass", "cat, sand", "dog, sand"]  # classes in turn
     assert rows[0] == Row("cat, grass", None, None, ["a cat"], [], rows[0].drawn)
     assert read_table(tmp_path, CLASSES, GROUNDS, 1) == rows[:1]
+    unnamed = read_table(tmp_path, CLASSES, ())  # of data that have no bias labels
+    assert unnamed[0].title == "cat, attribute 0"
 
 
 def test_a_set_from_elsewhere(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ def every_kind() -> list[Chart]:
     ]
 
 
+def test_a_dollar_is_a_dollar() -> None:
+    chart = stacked_bars("Time", {"a$x_{$": {"fit": 1.0}}, "minutes", "time.csv")
+    assert "a$x_{$" in chart.svg
+
+
 def test_they_take_the_colour_of_the_text_and_fit_any_width() -> None:
     for chart in every_kind():
         head = chart.svg.partition(">")[0]

@@ -1,3 +1,5 @@
+import base64
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +47,29 @@ def test_energy_that_could_not_be_measured() -> None:
 def test_nothing_measured() -> None:
     with pytest.raises(NothingToShowError, match=r"no emissions\.jsonl"):
         costs(record())
-    assert compare_costs([("one", record())]) == []
+    assert compare_costs([("one", record())]) == ([], [])
 
 
 def test_runs_beside_one_another() -> None:
     runs = [("one", record(line("fit", 60, 1.0), line("fit", 60, 1.0, stage="debiased"))), ("two", record())]
-    time, energy, emissions = compare_costs(runs)
+    (time, energy, emissions), unknown = compare_costs(runs)
+    assert unknown == ["Time and energy were not measured: two."]
     assert "one 2" in time.alt
     assert "one 2" in energy.alt
     assert "g CO₂e: one 950" in emissions.alt
-    assert [chart.title for chart in compare_costs([("one", record(line("fit", 60, None)))])] == ["Time of the runs"]
+
+
+def test_unknown_energy_is_no_bar_of_nothing() -> None:
+    none, some = record(line("fit", 60, None)), record(line("fit", 60, None), line("test", 60, 2.0))
+    charts, unknown = compare_costs([("none", none)])
+    assert [chart.title for chart in charts] == ["Time of the runs"]
+    (_, energy, _), unknown = compare_costs([("none", none), ("some", some)])
+    rows = csv.reader(base64.b64decode(energy.csv.partition("base64,")[2]).decode().splitlines())
+    assert list(rows) == [["run", "phase", "kWh"], ["some", "test", "2.0"]]
+    assert unknown == ["The energy of some phases is not known: none, some."]
+
+
+def test_the_slowest_node_counts_over_all_phases() -> None:
+    seconds = {("fit", 0): 600, ("mining", 0): 60, ("fit", 1): 540, ("mining", 1): 180}
+    lines = [line(phase, own, 1.0, node=node) for (phase, node), own in seconds.items()]
+    assert costs(record(*lines)).total.seconds == 720

@@ -11,7 +11,7 @@ def titles(**metrics: float) -> list[str]:
     return [tile.title for tile in found.tiles]
 
 
-def test_nothing_is_called_unbiased_where_the_bias_is_not_known() -> None:
+def test_groups_have_tiles_where_the_bias_is_known() -> None:
     assert titles(accuracy=0.5, worst_class=0.25) == ["Accuracy", "Worst class"]
-    known = titles(accuracy=0.5, worst_class=0.25, aligned=0.75, conflict=0.25, worst_group=0.0)
-    assert known == ["Unbiased accuracy", "Bias-aligned", "Bias-conflicting", "Worst group"]
+    known = titles(accuracy=0.5, worst_class=0.25, aligned=0.75, conflict=0.25, worst_group=0.0, balanced=0.5)
+    assert known == ["Accuracy", "Bias-aligned", "Bias-conflicting", "Worst group", "Mean of the groups"]

@@ -144,8 +144,7 @@ def test_the_curve_ends_where_the_selection_says(reference: Path) -> None:
 
 def test_the_command_makes_the_same_page_and_touches_nothing_else(run: Path, tmp_path: Path) -> None:
     before = contents(run)
-    words = ("--points=30", "--pictures=1", "--projections", "pca")
-    outcome = report(run, *words, "--out", tmp_path / "deep/page.html")
+    outcome = report(run, "--out", tmp_path / "deep/page.html")
     assert outcome.status == 0, outcome.err
     assert f"report: {tmp_path}/deep/page.html" in outcome.out
     assert contents(run) == before
@@ -305,6 +304,7 @@ def test_seeds_and_configurations_side_by_side(reference: Path, tmp_path: Path) 
         (["configs"], ["RUN_DIR", "no run in configs"]),
         ([], ["RUN_DIR"]),
         (["RUN", "--points=3"], ["report.points=3", "at least 30"]),
+        (["RUN", "--report.points=60"], ["--report.points=60", "it is --points"]),
         (["RUN", "--explain=-2"], ["--explain", "negative"]),
         (["RUN", "what"], ["no folder what"]),
         (["RUN", "--data.rooot=x"], ["rooot"]),

@@ -60,6 +60,12 @@ def test_the_order_is_by_class_then_significance_then_odds() -> None:
     ]  # fmt: skip
 
 
+def test_without_easy_images_the_mined_ones_of_other_classes_are_the_other_side() -> None:
+    high = {0: images(*["ice sun"] * 4), 1: images(*["ice"] * 3, *["rock"] * 5), 2: images(*["rock sun"] * 2)}
+    others = {label: [own for other, its in high.items() if other != label for own in its] for label in high}
+    assert compare_words(high, None, NONE) == compare_words(high, others, NONE)
+
+
 def test_nothing_to_compare() -> None:
     assert compare_words({}, {}, NONE) == []
     assert compare_words({0: images("ice")}, {1: images("ice")}, NONE) == []
