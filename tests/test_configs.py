@@ -60,7 +60,7 @@ def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     is_representative = config in REPRESENTATIVES
     words = [f"--config={config}", *small(config), f"--run_dir={tmp_path}", "--trainer.limit_train_batches=4"]
     words.append(f"--report.enabled={str(is_representative).lower()}")
-    words += [] if is_representative else small_backbones(config)
+    words += [] if config.stem == "bar" else small_backbones(config)  # one with the ResNet that most have
     fitted = call("fit", *words)
     assert fitted.status == 0, fitted.err
     assert (tmp_path / "report.html").exists() == is_representative
