@@ -14,7 +14,7 @@ from callbacks.synthesis_table import DRAWN, read_table
 
 STRIP = "strip.png"
 CELL, GAP, CAPTION = 96, 8, 250  # pixels of a picture, between pictures, of a caption
-WIDTH = 36  # letters of a line
+WIDTH, LONGEST = 36, 56  # letters of a line, and of a name that is written in full
 FONT = get_data_path() + "/fonts/ttf/DejaVuSans.ttf"  # Pillow's own has no letters but those of English
 
 
@@ -50,8 +50,8 @@ def draw_strip(datamodule: MiningData, directory: Path, rows: int = 8) -> Path |
         y = head + number * (CELL + GAP)
         if row.source is not None:
             strip.paste(fit_cell(datamodule.source_image(row.source)), (GAP, y))
-        title = row.title if row.loss is None else f"{row.title}, loss {row.loss:.1f}"
-        lines = textwrap.wrap(title, WIDTH, max_lines=2)
+        name = row.title if len(row.title) <= LONGEST else f"{row.title[: LONGEST - 1]}…"
+        lines = textwrap.wrap(name if row.loss is None else f"{name}, loss {row.loss:.1f}", WIDTH, max_lines=2)
         for caption in row.drawn.prompts:
             lines += textwrap.wrap(caption, WIDTH, initial_indent="· ", max_lines=2)
         draw.multiline_text((left, y), "\n".join(lines[:6]), "black", font, spacing=3)

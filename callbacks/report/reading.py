@@ -168,7 +168,7 @@ def _stages_of(results: Json) -> list[StageResult]:
 def _stages_so_far(folder: Path) -> list[StageResult]:
     """The stages that a chain has tested before it was stopped."""
     found = []
-    for file in sorted(folder.glob("stages/*/test.json"), key=lambda file: int(file.parent.name.partition("-")[0])):
+    for file in sorted(folder.glob("stages/*/test.json"), key=lambda file: file.parent.name.partition("-")[0].zfill(9)):
         groups = file.with_name("groups.json")
         name = re.sub(r"^\d+-", "", file.parent.name)
         found.append(StageResult(name, read_json(file), read_json(groups) if groups.is_file() else []))

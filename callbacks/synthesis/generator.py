@@ -207,9 +207,12 @@ class DiffusersGenerator(Generator):
         else:
             check_source(source, "model_index.json")
         parts = load(source, lambda: library.DiffusionPipeline.load_config(source.location, **source.options))
-        if (pipeline := getattr(library, parts["_class_name"], None)) is not None:
+        pipeline, own = (
+            getattr(library, str(name), None) for name in (parts.get("_class_name"), parts.get("scheduler", [""])[-1])
+        )
+        if pipeline is not None:
             self._check_arguments(pipeline)
-        if self.scheduler is not None and (own := getattr(library, parts["scheduler"][1], None)) is not None:
+        if self.scheduler is not None and own is not None:
             place = {"subfolder": "scheduler", **source.options}
             make_scheduler(self.scheduler, load(source, lambda: own.from_pretrained(source.location, **place)))
 
