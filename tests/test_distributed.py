@@ -113,16 +113,17 @@ def test_one_rank_dies(fit: list[str], after_biased: Path, tmp_path: Path) -> No
 def test_metrics_and_predictions_of_two(fit: list[str], reference: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(reference, tmp_path / "run")
     words = [*fit[1:], f"--run_dir={run_dir}"]
-    one = call("predict", *words)
-    two = run_ranks(["predict", *words], tmp_path / "output")
-    assert one.status == two[0].status == two[1].status == 0, two[0].err
 
     def rows(name: str) -> list[dict[str, str]]:
         with (run_dir / "predict" / name).open() as file:
             return list(csv.DictReader(file))
 
+    assert call("predict", *words).status == 0
+    alone = rows("predictions.csv")
+    two = run_ranks(["predict", *words], tmp_path / "output")
+    assert two[0].status == two[1].status == 0, two[0].err
     both = sorted(rows("predictions-0.csv") + rows("predictions-1.csv"), key=lambda row: int(row["index"]))
-    for ours, theirs in zip(both, rows("predictions.csv"), strict=True):
+    for ours, theirs in zip(both, alone, strict=True):
         assert [ours[key] for key in ("index", "label")] == [theirs[key] for key in ("index", "label")]
         assert float(ours["probability"]) == pytest.approx(float(theirs["probability"]), abs=1e-5)
     tested = run_ranks(["test", *words], tmp_path / "output")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -201,10 +201,11 @@ class DiffusersGenerator(Generator):
         """
         import diffusers
 
-        source, library = self._source, cast(Any, diffusers)
+        library: Any = diffusers
         if isinstance(module, TextToImage):  # what it makes has the parts of the model that it starts from
-            source = replace(module.source, key=source.key)
+            source = replace(module.source, key=f"{KEY}.model")
         else:
+            source = self._source
             check_source(source, "model_index.json")
         parts = load(source, lambda: library.DiffusionPipeline.load_config(source.location, **source.options))
         pipeline, own = (
