@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage check format docs clean
+.PHONY: demo test test-all coverage check format docs clean
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or later is needed; make PYTHON=python3.11 …')"
@@ -13,7 +13,11 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python train.py fit --config configs/miniature.yaml
 
+# What is marked `slow` repeats a quicker test with another method, data set, page or launcher.
 test: .venv/installed
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not slow"
+
+test-all: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # Apart from `test`: tracing makes it half as long again. sysmon, the quick way, is there from Python 3.12 on.

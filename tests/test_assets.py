@@ -30,6 +30,7 @@ def test_pictures_of_the_world_have_the_texts_of_what_they_show() -> None:
     assert not torch.equal(first["image"], next(iter(data.chosen_dataloader("train", range(64))))["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", build.PARTS[2:])
 def test_a_build_fits_the_modules_and_keeps_the_card(part: str, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"

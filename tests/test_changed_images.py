@@ -32,7 +32,7 @@ def test_held_out_sets_that_are_drawn_anew(words: list[str], tmp_path: Path) -> 
     assert call("test", *words, f"--data.root={tmp_path / 'others'}").status == 0
 
 
-@pytest.mark.parametrize("fault", ["kill model-fit 10", "kill model-test 1"])
+@pytest.mark.parametrize("fault", ["kill model-fit 10", pytest.param("kill model-test 1", marks=pytest.mark.slow)])
 def test_no_fit_goes_on_with_other_images(words: list[str], tmp_path: Path, fault: str) -> None:
     words = ["fit", *words, "--trainer.max_epochs=2", "--trainer.callbacks=tests.faults.FaultyCallback"]
     assert run(words, tmp_path / "output", fault).status == -signal.SIGKILL

@@ -54,7 +54,21 @@ def test_printed_config_is_the_same_config(config: Path, tmp_path: Path) -> None
     assert written["data"]["init_args"].items() <= settings["data"]["init_args"].items()
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+OTHERS = [config for config in CONFIGS if config not in REPRESENTATIVES]
+
+
+@pytest.mark.parametrize("config", OTHERS, ids=lambda path: path.stem)
+def test_every_other_config_is_read(config: Path) -> None:
+    """What the quick tests do not run, they read; a misspelt key or a wrong value does not get past that."""
+    outcome = call("fit", f"--config={config}", "--print_config")
+    assert outcome.status == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*sorted(REPRESENTATIVES), *(pytest.param(config, marks=pytest.mark.slow) for config in OTHERS)],
+    ids=lambda path: path.stem,
+)
 def test_all_commands(config: Path, small: Small, tmp_path: Path) -> None:
     """Fit every configuration; the report and the other commands are tried with one of each data set and module."""
     is_representative = config in REPRESENTATIVES

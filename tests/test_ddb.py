@@ -66,6 +66,7 @@ def test_every_stage_leaves_what_it_should(unbroken: Path) -> None:
     assert list(results["test"]) == ["amplifier", "debiased"]
 
 
+@pytest.mark.slow
 def test_killed_everywhere_equals_unbroken(words: list[str], unbroken: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     command = [*words, f"--run_dir={run_dir}"]
@@ -90,6 +91,7 @@ def test_killed_everywhere_equals_unbroken(words: list[str], unbroken: Path, tmp
         assert all(torch.equal(value, second[name]) for name, value in first.items()), stage
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_model_and_draw_what_one_would(words: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "two"
     outcome = run([*words, *TWO, f"--run_dir={run_dir}"], tmp_path / "output")

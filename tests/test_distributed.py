@@ -56,6 +56,7 @@ def test_lightning_starts_two(fit: list[str], reference: Path, after_biased: Pat
     assert outcome.out.count("run folder") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_starts_two(fit: list[str], tmp_path: Path) -> None:
     """A whole chain from nothing under torchrun."""
     run_dir = tmp_path / "run"

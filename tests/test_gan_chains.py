@@ -39,6 +39,7 @@ def weights(run_dir: Path, stage: str) -> dict[str, Any]:
     return dict(state["state_dict"])
 
 
+@pytest.mark.slow
 def test_a2_killed_everywhere_equals_unbroken(small: Small, tmp_path: Path) -> None:
     words = [*make_words(small, "a2"), "--stages.gan.max_epochs=2", "--stages.adapted.max_epochs=2"]
     words += ["--synthesize.generator.steps=1"]
@@ -70,6 +71,7 @@ def test_a2_killed_everywhere_equals_unbroken(small: Small, tmp_path: Path) -> N
     assert {record["generator"] for record in records} == {"FaultyTranslator"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stage"), [("amplibias", "02-gan"), ("a2", "03-adapted")])
 def test_two_processes_draw_what_one_would(small: Small, tmp_path: Path, name: str, stage: str) -> None:
     words = [*make_words(small, name), *(["--synthesize.generator.steps=2"] if name == "a2" else [])]

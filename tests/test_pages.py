@@ -155,8 +155,14 @@ def test_scripts_are_sound(page: Path) -> None:
 # What is run
 
 
+RUN = [page for page in PAGES if page != ERRORS and any(not own.need for own in commands(page))]
+FIRST = ("README", "own_data")  # what most readers type
+
+
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != ERRORS and any(not own.need for own in commands(page))], ids=page_id
+    "page",
+    [page if page.stem in FIRST else pytest.param(page, marks=pytest.mark.slow) for page in RUN],
+    ids=page_id,
 )
 def test_commands(page: Path, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(page, small, tmp_path)

@@ -49,6 +49,7 @@ def test_the_attempt_is_written_down(reference: Path) -> None:
     assert (attempt["devices"], attempt["world_size"], attempt["seed"]) == ("1 x CPU", 1, 1)
 
 
+@pytest.mark.slow
 def test_attempts_that_were_killed_have_records_too(fit: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     words = [*fit, f"--run_dir={run_dir}"]

@@ -82,6 +82,7 @@ def test_a_stage_has_batches_of_its_own_size(repeated: Path) -> None:
     assert steps == [2 * 160 // 32, 2 * 160 // 8]  # two epochs of 160 images
 
 
+@pytest.mark.slow
 def test_a_repeated_stage_goes_on_after_a_kill(small: Small, repeated: Path, tmp_path: Path) -> None:
     words = vanilla(small, tmp_path / "run", *HELPED)
     for fault in ("kill first-2-fit 7", "kill second-fit 7"):

@@ -292,7 +292,7 @@ def train_ranks(rank: int, world_size: int, folder: Path, ensemble: bool) -> dic
     return {**{key: value.clone() for key, value in module.state_dict().items()}, "amplified": amplified}
 
 
-@pytest.mark.parametrize("ensemble", [False, True])
+@pytest.mark.parametrize("ensemble", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(tmp_path: Path, ensemble: bool) -> None:
     one = train_ranks(0, 1, tmp_path, ensemble)
     first, second = run_ddp(as_launched, train_ranks, tmp_path, ensemble)

@@ -186,7 +186,11 @@ def test_the_stage_may_learn_from_the_mined_images_alone(stable_diffusion: Path,
 
 @pytest.mark.parametrize(
     "settings",
-    [{"lora_rank": 2}, {"train_text_encoder": True, "averaged": True}, {"lora_rank": 2, "averaged": True}],
+    [
+        {"lora_rank": 2},
+        {"train_text_encoder": True, "averaged": True},
+        pytest.param({"lora_rank": 2, "averaged": True}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_a_broken_off_fit_goes_on_as_if_it_had_not_been(
