@@ -41,7 +41,7 @@ def test_there_are_configs() -> None:
 
 
 # parsing is what takes the time here, and it is the same for all of a family
-@pytest.mark.parametrize("config", CONFIGS[::8], ids=lambda path: path.stem)
+@pytest.mark.parametrize("config", CONFIGS[::16], ids=lambda path: path.stem)
 def test_printed_config_is_the_same_config(config: Path, tmp_path: Path) -> None:
     first = call("fit", f"--config={config}", "--print_config")
     assert first.status == 0, first.err

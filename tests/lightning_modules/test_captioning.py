@@ -26,6 +26,7 @@ MODELS: dict[str, Callable[[Path], Path]] = {
     "llava": tiny_models.save_llava,
     "gemma_3": tiny_models.save_gemma_3,
 }
+BARE = ("blip", "vision_encoder_decoder")  # captioners alone, the others talk
 SENTENCE = "the dog on grass near water"
 
 
@@ -65,6 +66,11 @@ def test_the_captioner_says_what_was_taught(model: Path, tmp_path: Path) -> None
     assert after.caption(pictures, seeds) == [[SENTENCE] * 2] * 2
 
 
+@pytest.mark.parametrize(
+    "model",
+    [*BARE, *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS if name not in BARE)],
+    indirect=True,
+)
 def test_new_words_are_learnt_and_unknown_ones_refused(model: Path, tmp_path: Path) -> None:
     data = Pets()
     data.setup("fit")

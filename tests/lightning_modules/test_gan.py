@@ -118,7 +118,7 @@ def test_diversity_counts_what_the_spread_lacks() -> None:
         fast(diversity=-1.0)
 
 
-@pytest.mark.parametrize("make", [fast, styled])
+@pytest.mark.parametrize("make", [fast, pytest.param(styled, marks=pytest.mark.slow)])
 def test_it_learns_for_a_while_without_collapse(make: Any, tmp_path: Path) -> None:
     """Short training: numbers stay finite, the generator keeps drawing different images, nobody wins for good."""
     signals, module = Signals(), make(lr=5e-3)
