@@ -1,5 +1,6 @@
 """What it came to: accuracy before and after, for one run and over seeds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -98,6 +99,8 @@ def headline(record: RunRecord, aligned_bias: Sequence[int] | None) -> Headline:
     first, last = shown[0], shown[-1]
     labelled = bool({"aligned", "conflict"} & set(last.metrics))
     titles = TITLES if labelled else {"accuracy": "Accuracy", "worst_class": "Worst class"}
+    if math.isclose(last.metrics.get("balanced", 0.0), last.metrics["accuracy"], abs_tol=1e-6):  # the groups are level
+        titles = {name: title for name, title in titles.items() if name != "balanced"}
     tiles = [
         Tile(title, first.metrics.get(name) if first is not last else None, last.metrics[name])
         for name, title in titles.items()
