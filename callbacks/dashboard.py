@@ -107,9 +107,9 @@ def log_costs(trainer: Trainer, run_dir: Path, stage: str) -> None:
         records = [record for record in read_records(run_dir) if record["stage"] == stage]
         values: dict[str, float] = {}
         for phase in dict.fromkeys(str(record["phase"]) for record in records):
-            costs = total([record for record in records if record["phase"] == phase]) or {}
-            known = {name: costs.get(name) for name in ("kwh", "grams", "minutes")}
-            values |= {f"emissions/{phase}_{name}": own for name, own in known.items() if own is not None}
+            costs = total([record for record in records if record["phase"] == phase])
+            sums = {"kwh": costs["kwh"], "grams": costs["grams"], "minutes": costs["minutes"]}
+            values |= {f"emissions/{phase}_{name}": own for name, own in sums.items() if own is not None}
         for logger in trainer.loggers if values else []:
             logger.log_metrics(values, trainer.global_step)
             logger.save()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch import Trainer
 
-from callbacks.emissions_log import Record, append_records, read_records, recover, total, write_open
+from callbacks.emissions_log import Record, Total, append_records, read_records, recover, total, write_open
 from callbacks.memory import forget_peaks, peak_allocated, peak_resident
 from callbacks.provenance import describe_devices
 from callbacks.side_product import side_product
@@ -122,7 +122,7 @@ class Meter:
         finally:
             self._end()
 
-    def total(self) -> dict[str, float | None] | None:
+    def total(self) -> Total | None:
         """Sum up what the run has cost, in all its attempts; no phase may be in progress on any node.
 
         Returns:
@@ -132,7 +132,8 @@ class Meter:
             return None
         with side_product("what the run has cost is"):
             recover(self.directory)
-            return total(read_records(self.directory))
+            records = read_records(self.directory)
+            return total(records) if records else None
         return None
 
     @property

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from callbacks.synthesis.files import append_lines, make_folder, mend_lines, read_json, read_lines, write_bytes
 
@@ -57,15 +57,24 @@ def recover(run_dir: Path, node: int | None = None) -> None:
         path.unlink()
 
 
-def total(records: Sequence[Record]) -> dict[str, float | None] | None:
-    """Sum records up.
+class Total(TypedDict):
+    """The sum of records.
 
-    Returns:
-        ``kwh`` and ``grams`` of all nodes, None where no record knows any; ``complete``, whether all records know them,
-        as the two are lower bounds otherwise; and ``minutes``, see :func:`duration`. None without records.
+    Attributes:
+        kwh: Energy of all nodes, None where no record knows any.
+        grams: CO2 equivalent of it, likewise.
+        complete: Whether all records know them; the two are lower bounds otherwise.
+        minutes: Time, see :func:`duration`.
     """
-    if not records:
-        return None
+
+    kwh: float | None
+    grams: float | None
+    complete: bool
+    minutes: float
+
+
+def total(records: Sequence[Record]) -> Total:
+    """Sum records up."""
     known = [record for record in records if record["kwh"] is not None]
     return {
         "kwh": sum(record["kwh"] for record in known) if known else None,
@@ -83,7 +92,7 @@ def duration(records: Sequence[Record]) -> float:
     return max(nodes.values(), default=0.0)
 
 
-def describe(costs: dict[str, float | None]) -> str:
+def describe(costs: Total) -> str:
     """Put a sum into one line."""
     minutes = f"{costs['minutes']:.1f} minutes"
     if costs["kwh"] is None:

@@ -9,6 +9,7 @@ from lightning.pytorch import Trainer
 
 from callbacks.chain import Fit
 from callbacks.checkpoints import read_checkpoint
+from callbacks.emissions_log import Total
 from callbacks.probe import source_auroc
 from callbacks.synthesis.distributed import on_rank_zero
 from callbacks.synthesis.files import make_folder, read_json, write_bytes, write_json
@@ -66,7 +67,7 @@ def evaluate(trainer: Trainer, module: StagedModule, datamodule: DebiasDataModul
 
 
 def write_results(
-    run_dir: Path, fits: Sequence[Fit], config: str, seed: int, costs: dict[str, float | None] | None = None
+    run_dir: Path, fits: Sequence[Fit], config: str, seed: int, costs: Total | None = None
 ) -> dict[str, dict[str, float]]:
     """Gather what the stages have reached in ``results.json``.
 

@@ -77,7 +77,7 @@ def plan(
         configs: Configuration files.
         seeds: Seeds of the runs.
         variations: Settings to vary, each a key and its values.
-        runs: Folder of the run folders, which are ``CONFIG/KEY=VALUE/seed-S`` in it (see :func:`_folder`).
+        runs: Folder of the run folders, which are ``CONFIG/KEY=VALUE/seed-S`` in it.
         further: Arguments for every run.
 
     Returns:

@@ -16,7 +16,7 @@ from callbacks.synthesis.manifest import CONTRAST
 from callbacks.table import Group, OneLineArguments, Run, find_runs, group_runs
 from lightning_modules.errors import ConfigError
 
-SHOWN = [own.name for own in fields(Report) if own.name != "enabled"]  # what the run has and a flag may replace
+FLAGS = tuple(own.name for own in fields(Report) if own.name != "enabled")
 LOGGER = logging.getLogger("diffubias")
 Opener = Callable[[Path, Sequence[str]], OpenedRun]
 
@@ -40,7 +40,7 @@ def main(words: Sequence[str], open_run: Opener) -> int:
         parser.error(f"{further[0]}: what is this for? give run folders first, then settings as --KEY VALUE")
     if wrong := next((word for word in further if word.startswith("--report.")), None):
         parser.error(f"{wrong}: on this command it is --{wrong.removeprefix('--report.')}")
-    given = {name: value for name in SHOWN if (value := getattr(arguments, name)) is not None}
+    given = {name: value for name in FLAGS if (value := getattr(arguments, name)) is not None}
     Report(**given)  # a mistake just typed, before anything takes time
     runs, unfinished = _find(arguments.folders)
     folders = [*(run.folder for run in runs), *unfinished]
@@ -60,7 +60,7 @@ def main(words: Sequence[str], open_run: Opener) -> int:
         if arguments.explain:
             _explain(opened, arguments.explain)
         record = read_run(folder)
-        own = {name: value for name, value in (record.config.get("report") or {}).items() if name in SHOWN}
+        own = {name: value for name, value in (record.config.get("report") or {}).items() if name in FLAGS}
         return show_run(record, opened, Report(**{**own, **given}), title or record.name)
 
     out = arguments.out or folders[0] / FILE

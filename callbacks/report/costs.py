@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from callbacks.emissions_log import EMISSIONS, duration
+from callbacks.emissions_log import EMISSIONS, duration, total
 from callbacks.report.charts import Chart, stacked_bars
 from callbacks.report.missing import NothingToShowError
 from callbacks.report.pictures import csv_uri
@@ -68,17 +68,13 @@ def costs(record: RunRecord) -> Costs:
     for line in record.emissions:
         groups.setdefault((line["phase"], line.get("stage") or ""), []).append(line)
     phases = [_cost(phase, stage, own) for (phase, stage), own in groups.items()]
-    total = Cost(
-        "all", "", len(record.emissions), duration(record.emissions),
-        _sum([own.kwh for own in phases]), _sum([own.grams for own in phases]),
-        _most([own.memory for own in phases]), _most([own.gpu_memory for own in phases]),
-    )  # fmt: skip
-    complete = all(line.get("kwh") is not None for line in record.emissions)
     factors = sorted(
         {float(line["grams_per_kwh"]) for line in record.emissions if line.get("grams_per_kwh") is not None}
     )
     header = ["phase", "stage", "attempts", "seconds", "kwh", "grams", "memory_mib", "gpu_memory_mib"]
-    return Costs(phases, total, complete, factors, csv_uri(header, (tuple(vars(own).values()) for own in phases)))
+    rows = (tuple(vars(own).values()) for own in phases)
+    complete = total(record.emissions)["complete"]
+    return Costs(phases, _cost("all", "", record.emissions), complete, factors, csv_uri(header, rows))
 
 
 def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> tuple[list[Chart], list[str]]:
@@ -113,9 +109,9 @@ def compare_costs(records: Sequence[tuple[str, RunRecord]]) -> tuple[list[Chart]
 
 
 def _cost(phase: str, stage: str, lines: list[dict[str, Any]]) -> Cost:
+    sums = total(lines)
     return Cost(
-        phase, stage, len(lines), duration(lines),
-        _sum([line.get("kwh") for line in lines]), _sum([line.get("grams") for line in lines]),
+        phase, stage, len(lines), duration(lines), sums["kwh"], sums["grams"],
         _most([line.get("memory_mib") for line in lines]), _most([line.get("gpu_memory_mib") for line in lines]),
     )  # fmt: skip
 
@@ -126,11 +122,6 @@ def _parts(values: list[tuple[str, float]]) -> dict[str, float]:
     for phase, value in values:
         parts[phase] = parts.get(phase, 0.0) + value
     return parts
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
 
 
 def _most(values: Sequence[float | None]) -> float | None:

@@ -222,7 +222,6 @@ def test_nodes_append_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_sums() -> None:
-    assert total([]) is None
     unknown = record(kwh=None, grams=None, seconds=30.0)
     costs = total([record(), unknown])
     assert costs == {"kwh": 0.5, "grams": 100.0, "complete": False, "minutes": 1.5}
